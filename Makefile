@@ -1,0 +1,44 @@
+# `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo view test lint format bench bench-quick lock clean
+BIN := .venv/bin
+ARGS ?=
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+setup:  ## .venv with the locked versions of everything
+	@sh scripts/setup.sh
+
+demo: setup  ## the main job on a drawn slide, or on your own: make demo SLIDE=path
+	@$(BIN)/python scripts/demo.py $(if $(SLIDE),--slide "$(SLIDE)") $(ARGS)
+
+view: setup  ## results in a browser: serves the folder demo/ on this machine only (make view DIR=path)
+	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo)
+
+test: lint  ## checks, then every test that this machine can run (make test ARGS="-k seams")
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup  ## style, types, and that imports go down only
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "format: run make format"; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
+
+format: setup  ## rewrites the code in the project's format
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+bench: setup  ## every figure of docs/performance.md, as a table and as JSON
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-quick: setup  ## the useful part of it in under three minutes
+	@$(BIN)/python -m tests.bench --quick $(ARGS)
+
+# No index address gets into the lock: it names versions and hashes, and any mirror can serve them.
+lock: setup  ## newest versions that pyproject.toml allows (make lock ARGS="--upgrade-package zarr" for one)
+	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.12 --all-extras \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) pyproject.toml -o requirements.lock
+
+clean:  ## removes .venv, caches and the demo
+	@rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

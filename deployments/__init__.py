@@ -1,0 +1,1 @@
+"""What starts flows: intakes, schedules, automations. Long-lived services."""
