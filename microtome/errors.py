@@ -25,3 +25,208 @@ class OptionError(MicrotomeError):
 
     def __str__(self) -> str:
         return f"{self.option} is {self.value}, but must be {self.expected}"
+
+
+class ClusterUnreachable(MicrotomeError):
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return (
+            f"no Dask scheduler answers at {self.address} ({self.reason}); "
+            "check the address, or leave --scheduler out to run on this machine"
+        )
+
+
+class WorkersDied(MicrotomeError):
+    def __init__(self, task: str, deaths: int) -> None:
+        super().__init__(task, deaths)
+        self.task, self.deaths = task, deaths
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task} ended {self.deaths} workers, most likely for want of memory; give each worker more "
+            "(fewer --workers), or a smaller --shard-size. What is finished is kept: run the same command again"
+        )
+
+
+class SlideDamaged(MicrotomeError):
+    """All tiles of the slide that cannot be decoded, found by reading it to its end."""
+
+    def __init__(self, uri: str, bad: int, tiles: int, first: tuple[int, int, int, int]) -> None:
+        super().__init__(uri, bad, tiles, first)
+        self.uri, self.bad, self.tiles, self.first = uri, bad, tiles, first
+
+    def __str__(self) -> str:
+        level, index, y, x = self.first
+        return (
+            f"{self.uri}: {self.bad:,} of {self.tiles:,} tiles cannot be decoded "
+            f"(first: level {level}, tile {index:,} at y={y:,} x={x:,}); the scanner's copy is damaged. "
+            "Copy it again, or take the damaged tiles as glass: --on-bad-tile blank"
+        )
+
+
+class NoResolution(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri} does not say its resolution; give it in um/px, e.g. --mpp 0.25"
+
+
+class AbsurdResolution(MicrotomeError):
+    def __init__(self, uri: str, mpp: float, source: str, least: float, most: float) -> None:
+        super().__init__(uri, mpp, source, least, most)
+        self.uri, self.mpp, self.source, self.least, self.most = uri, mpp, source, least, most
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri}: {self.mpp:g} um/px (from {self.source}) is no resolution of a pathology slide, "
+            f"which is {self.least:g} to {self.most:g}; give the right one, e.g. --mpp 0.25"
+        )
+
+
+class ResultOfAnotherPlan(MicrotomeError):
+    def __init__(self, uri: str, differences: str) -> None:
+        super().__init__(uri, differences)
+        self.uri, self.differences = uri, differences
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} holds a result of another plan ({self.differences}); "
+            "keep it and choose another -o, or replace it: --overwrite"
+        )
+
+
+class NotOurFolder(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri} exists and is no result of microtome's; move it away, or choose another -o"
+
+
+class NoResultHere(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri} is no result of microtome's (it has no plan.json); give the path of a NAME.ome.zarr"
+
+
+class ModelNotFound(MicrotomeError):
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+    def __str__(self) -> str:
+        return (
+            f"there is no model {self.model}: neither a folder with a model.json, nor the name of a model "
+            "that comes with microtome; a StarDist folder becomes one by: microtome model import FOLDER"
+        )
+
+
+class BadModel(MicrotomeError):
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; copy or import the model again"
+
+
+class UnsupportedModel(MicrotomeError):
+    def __init__(self, path: str, what: str, supported: str) -> None:
+        super().__init__(path, what, supported)
+        self.path, self.what, self.supported = path, what, supported
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}, but microtome runs {self.supported}; choose another model"
+
+
+class PrecisionMissing(MicrotomeError):
+    def __init__(self, model: str, precision: str, available: str) -> None:
+        super().__init__(model, precision, available)
+        self.model, self.precision, self.available = model, precision, available
+
+    def __str__(self) -> str:
+        hint = "; make it: microtome model quantize MODEL --images FOLDER -o OUT" * (self.precision == "int8")
+        return f"model {self.model} has no {self.precision} network, but {self.available}{hint}"
+
+
+class SlideNotFound(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri}: no such file or folder; check the path"
+
+
+class EmptySlide(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri} is empty (0 bytes); copy it again"
+
+
+class NoSlideInFolder(MicrotomeError):
+    def __init__(self, uri: str, found: str) -> None:
+        super().__init__(uri, found)
+        self.uri, self.found = uri, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} is a folder {self.found}; name one slide, or a folder that holds the parts of one "
+            "DICOM or MRXS slide"
+        )
+
+
+class NotASlide(MicrotomeError):
+    def __init__(self, uri: str, found: str) -> None:
+        super().__init__(uri, found)
+        self.uri, self.found = uri, found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} is not a slide that can be read: {self.found}; "
+            "give a TIFF (SVS, NDPI, SCN, BIF, OME), DICOM, MRXS, CZI, PNG or JPEG"
+        )
+
+
+class TruncatedSlide(MicrotomeError):
+    def __init__(self, uri: str, size_bytes: int, needed_bytes: int) -> None:
+        super().__init__(uri, size_bytes, needed_bytes)
+        self.uri, self.size_bytes, self.needed_bytes = uri, size_bytes, needed_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} ends at byte {self.size_bytes:,}, but its tables point to byte "
+            f"{self.needed_bytes:,}: it was cut short; copy it again"
+        )
+
+
+class UnsupportedSlide(MicrotomeError):
+    """A slide of a known kind, stored in a way that no reader here takes."""
+
+    def __init__(self, uri: str, has: str, way_out: str) -> None:
+        super().__init__(uri, has, way_out)
+        self.uri, self.has, self.way_out = uri, has, way_out
+
+    def __str__(self) -> str:
+        return f"{self.uri} {self.has}; {self.way_out}"
+
+
+class NeedsLocalCopy(MicrotomeError):
+    def __init__(self, uri: str, kind: str) -> None:
+        super().__init__(uri, kind)
+        self.uri, self.kind = uri, kind
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.kind} cannot be read in pieces from there; copy it to a local disk first"
