@@ -1,0 +1,133 @@
+"""Pixels and labels into Zarr bytes: shards of Zarr 3, chunks of Zarr 2. Reading is zarr-python's.
+
+Our own encoder, because a shard must be made whole in memory before one atomic write, without
+the GIL, and faster than zarr-python does it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+
+import cv2
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from microtome.arrays import Labels, Pixels
+from microtome.ngff import ZSTD_LEVEL, ArraySpec
+
+MISSING = 2**64 - 1
+"""Offset and size of a chunk that is not there, in the index of a shard."""
+
+
+def encode(spec: ArraySpec, row: int, col: int, block: Pixels | Labels) -> Iterator[tuple[str, bytes]]:
+    """Keys and bytes of one shard of an array.
+
+    Parameters
+    ----------
+    spec
+        The array.
+    row, col
+        Place of the shard in `spec.grid`.
+    block
+        (c, y, x) uint8 or (y, x) uint32, the shard as cut at the edge of the array; a view of
+        interleaved memory is as fast.
+
+    Yields
+    ------
+    tuple of str and bytes
+        NGFF 0.5: the shard, or nothing where all of it is the fill value. 0.4: each chunk that is
+        not all fill.
+    """
+    chunks = _encode_chunks(block, spec.chunk_shape, spec.fill)
+    side = spec.chunks_per_side
+    if spec.ngff == "0.4":
+        for index, text in chunks:
+            yield spec.key(row * side + index[-2], col * side + index[-1]), text
+        return
+    shard = assemble_shard(dict(chunks), (1,) * (block.ndim - 2) + (side, side))
+    if shard is not None:
+        yield spec.key(row, col), shard
+
+
+def encode_shard(
+    block: Pixels | Labels, shard_shape: Sequence[int], chunk_shape: Sequence[int], fill: int
+) -> bytes | None:
+    """One Zarr 3 shard: zstd chunks, then their index and its crc32c.
+
+    Parameters
+    ----------
+    block
+        (c, y, x) uint8 or (y, x) uint32; may be smaller than the shard at the end of y and x.
+
+    Returns
+    -------
+    bytes or None
+        None where all of it is the fill value: such a shard is not written.
+    """
+    grid = tuple(-(-side // chunk) for side, chunk in zip(shard_shape, chunk_shape, strict=True))
+    return assemble_shard(dict(_encode_chunks(block, chunk_shape, fill)), grid)
+
+
+def assemble_shard(chunks: Mapping[tuple[int, ...], bytes], grid: Sequence[int]) -> bytes | None:
+    """A Zarr 3 shard of chunks that are encoded already, whatever their codec.
+
+    Parameters
+    ----------
+    chunks
+        By their index in the shard; those missing read as the fill value.
+    grid
+        Chunks along each axis.
+
+    Returns
+    -------
+    bytes or None
+        Chunks in raster order, then the index (offset and size, little-endian uint64) and its
+        crc32c; None of no chunks.
+
+    Notes
+    -----
+    `sharding_indexed` of Zarr 3,
+    https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
+    """
+    if not chunks:
+        return None
+    index = np.full((*grid, 2), MISSING, "<u8")
+    offset, parts = 0, []
+    for place in sorted(chunks):
+        index[place] = offset, len(chunks[place])
+        offset += len(chunks[place])
+        parts.append(chunks[place])
+    table = index.tobytes()
+    return b"".join((*parts, table, google_crc32c.value(table).to_bytes(4, "little")))
+
+
+def _encode_chunks(
+    block: Pixels | Labels, chunk_shape: Sequence[int], fill: int
+) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """Index and zstd bytes of each chunk that is not all fill, in raster order."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
+    side = chunk_shape[-1]
+    scratch = np.empty(chunk_shape, block.dtype)
+    empty = np.full(chunk_shape, fill, block.dtype).tobytes()
+    rows, cols = -(-block.shape[-2] // side), -(-block.shape[-1] // side)
+    for row, col in product(range(rows), range(cols)):
+        part = block[..., row * side : (row + 1) * side, col * side : (col + 1) * side]
+        _fill_chunk(scratch, part, fill)
+        chunk = scratch.tobytes()
+        if chunk != empty:
+            yield (0,) * (block.ndim - 2) + (row, col), compressor.compress(chunk)
+
+
+def _fill_chunk(
+    scratch: npt.NDArray[np.unsignedinteger], part: npt.NDArray[np.unsignedinteger], fill: int
+) -> None:
+    """Copy the part into a contiguous chunk, padded with the fill value."""
+    if part.shape != scratch.shape:
+        scratch[...] = fill
+        scratch[..., : part.shape[-2], : part.shape[-1]] = part
+    elif part.ndim == 3 and part.strides[0] == 1:
+        # numpy copies interleaved pixels to planes ten times slower.
+        cv2.split(part.transpose(1, 2, 0), tuple(scratch))
+    else:
+        scratch[...] = part
