@@ -1,0 +1,11 @@
+"""A drawn slide with known nuclei: something to try the pipeline on without downloading anything.
+
+It looks like H&E tissue at 0.25 um/px and is none: its TIFF says so in its description.
+"""
+
+from drawn_slide.file import draw_slide
+from drawn_slide.layout import Layout, make_layout
+from drawn_slide.paint import paint
+from drawn_slide.truth import Truth, score
+
+__all__ = ["Layout", "Truth", "draw_slide", "make_layout", "paint", "score"]

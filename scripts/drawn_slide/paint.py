@@ -1,0 +1,174 @@
+"""From a layout to pixels: any block alone, equal to the same pixels of its neighbours' blocks.
+
+Colour by optical density: what haematoxylin and eosin take away from the lamp's light.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from drawn_slide.layout import BLOCK_PX, CELL_PX, MARGIN_CELLS, Field, Layout
+from drawn_slide.truth import Truth
+
+HALO_PX = 32
+"""Around a block: reach of the blurs."""
+SIDE_PX = BLOCK_PX + 2 * HALO_PX
+SHIFT = 4
+"""cv2 takes vertices in 1/16 px."""
+HAEMATOXYLIN = (0.62, 0.70, 0.36)
+EOSIN = (0.09, 0.46, 0.22)
+LAMP = (244.0, 243.0, 246.0)
+
+type Rgb = npt.NDArray[np.uint8]
+"""(y, x, 3) uint8."""
+type Layer = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Textures:
+    """Noise that repeats, with periods that have no common factor, so their sum does not."""
+
+    grain: Field
+    clump: Field
+    mid: Field
+    sensor: Field
+
+
+def make_textures(seed: int) -> Textures:
+    rng = np.random.default_rng([seed, 1])
+    return Textures(
+        grain=_texture(rng, 1091, 1.3),
+        clump=_texture(rng, 1237, 2.2),
+        mid=_texture(rng, 1423, 9.0),
+        sensor=rng.standard_normal((1013, 1013)).astype(np.float32) * 1.6,
+    )
+
+
+def paint(layout: Layout, textures: Textures, row: int, col: int) -> Rgb:
+    """Block (row, col): (1024, 1024, 3) uint8, whole even where it leaves the slide."""
+    y_px, x_px = row * BLOCK_PX - HALO_PX, col * BLOCK_PX - HALO_PX
+    grain, clump, mid = (
+        _cut(texture, y_px, x_px) for texture in (textures.grain, textures.clump, textures.mid)
+    )
+    tissue, crowd, fibre, stain = (
+        _enlarge(field, row, col) for field in (layout.tissue, layout.crowd, layout.fibre, layout.stain)
+    )
+    cover = np.clip((tissue - 0.04 + 0.05 * mid + 0.012 * grain) * 14, 0, 1)
+    gland, lumen = _glands(layout, y_px, x_px)
+    cover *= 1 - 0.93 * lumen
+    lymph = np.clip(crowd - 1.0, 0, 0.6) * (1 - gland)
+    strands = np.sin(fibre * 150 + mid * 1.9) * (1 - gland) * (1 - lymph)
+    eosin = cover * (0.52 + 0.16 * strands + 0.11 * grain + 0.08 * mid - 0.14 * gland - 0.25 * lymph)
+    blue = cover * (0.07 + 0.03 * clump + 0.02 * mid + 0.13 * gland + 0.22 * lymph)
+    # Collagen parts here and there: pale clefts along the fibres.
+    cleft = np.clip((np.sin(fibre * 21 + 0.5 * mid) - 0.93) * 16, 0, 1) * (1 - gland) * np.clip(1 - 3 * lymph, 0, 1)
+    eosin *= 1 - 0.75 * cleft
+    blue *= 1 - 0.6 * cleft
+    nucleus, chromatin = _nuclei(layout.nuclei, y_px, x_px, clump, grain)
+    eosin = np.maximum(eosin * (1 - 0.45 * nucleus), 0) * stain
+    blue = np.maximum(blue * (1 - nucleus) + chromatin, 0) * stain
+    rgb = _light(eosin, blue, _dust(layout, y_px, x_px), _cut(textures.sensor, y_px, x_px))
+    return np.ascontiguousarray(rgb[HALO_PX:-HALO_PX, HALO_PX:-HALO_PX])
+
+
+def _light(eosin: Field, blue: Field, dust: Field, sensor: Field) -> Rgb:
+    rgb = np.empty((*eosin.shape, 3), np.uint8)
+    for channel, (h, e, lamp) in enumerate(zip(HAEMATOXYLIN, EOSIN, LAMP, strict=True)):
+        density = cv2.addWeighted(blue, -h, eosin, -e, 0) - dust
+        rgb[..., channel] = np.clip(cv2.exp(density) * lamp + sensor + 0.5, 0, 255)
+    return cv2.GaussianBlur(rgb, (3, 3), 0.5)
+
+
+def _texture(rng: np.random.Generator, side: int, sigma: float) -> Field:
+    """(side, side) noise of unit variance that continues at its edges."""
+    wide = cv2.copyMakeBorder(
+        rng.standard_normal((side, side)).astype(np.float32), 64, 64, 64, 64, cv2.BORDER_WRAP
+    )
+    smooth = cv2.GaussianBlur(wide, (0, 0), sigma)[64:-64, 64:-64]
+    return np.ascontiguousarray(smooth / smooth.std())
+
+
+def _cut(texture: Field, y_px: int, x_px: int) -> Field:
+    """The block's part of an endlessly repeated texture."""
+    side = len(texture)
+    rows, cols = (np.arange(start, start + SIDE_PX) % side for start in (y_px, x_px))
+    return texture.take(rows, axis=0).take(cols, axis=1)
+
+
+def _enlarge(field: Field, row: int, col: int) -> Field:
+    """The block's part of a slow field, at every pixel."""
+    cells, spare = BLOCK_PX // CELL_PX, 3
+    y, x = row * cells + MARGIN_CELLS - spare, col * cells + MARGIN_CELLS - spare
+    part = field[y : y + cells + 2 * spare, x : x + cells + 2 * spare]
+    wide = cv2.resize(part, None, fx=CELL_PX, fy=CELL_PX, interpolation=cv2.INTER_CUBIC)
+    cut = spare * CELL_PX - HALO_PX
+    return np.ascontiguousarray(wide[cut : cut + SIDE_PX, cut : cut + SIDE_PX])
+
+
+def _fill(layer: Layer, outline_px: npt.NDArray[np.float64], value: int) -> None:
+    """Paint a polygon (y, x), block px; cv2 has pixel centres at whole numbers."""
+    vertices = np.round((outline_px[:, ::-1] - 0.5) * (1 << SHIFT)).astype(np.int32)
+    cv2.fillPoly(layer, [vertices], value, cv2.LINE_AA, SHIFT)
+
+
+def _glands(layout: Layout, y_px: int, x_px: int) -> tuple[Field, Field]:
+    """Share of epithelium and of lumen at every pixel."""
+    gland, lumen = np.zeros((2, SIDE_PX, SIDE_PX), np.uint8)
+    glands = layout.glands
+    centre = glands.centre_px - (y_px, x_px)
+    near = ((centre > -260) & (centre < SIDE_PX + 260)).all(1)
+    as_truth = Truth(
+        point_px=centre[near],
+        radii_px=(glands.shape * glands.radius_px[:, None])[near].astype(np.float32),
+        kind=np.zeros(near.sum(), np.uint8),
+    )
+    middles = as_truth.point_px[:, None]
+    for outline, middle, share in zip(as_truth.outlines_px(), middles, glands.lumen[near], strict=True):
+        _fill(gland, outline, 255)
+        _fill(lumen, middle + (outline - middle) * share, 255)
+    return _soft(gland, 4.0), _soft(lumen, 3.0)
+
+
+def _soft(layer: Layer, sigma: float) -> Field:
+    return np.asarray(cv2.GaussianBlur(layer.astype(np.float32), (0, 0), sigma) / 255, np.float32)
+
+
+def _nuclei(nuclei: Truth, y_px: int, x_px: int, clump: Field, grain: Field) -> tuple[Field, Field]:
+    """Share of nucleus, and its haematoxylin, at every pixel."""
+    shape, dense, rough = np.zeros((3, SIDE_PX, SIDE_PX), np.uint8)
+    near = ((nuclei.point_px > (y_px - 40, x_px - 40)) & (nuclei.point_px < (y_px + SIDE_PX + 40, x_px + SIDE_PX + 40))).all(1)
+    part = nuclei.take(np.flatnonzero(near))
+    middles = part.point_px - (y_px, x_px)
+    # Looks follow from the place, so that every block that shows a nucleus shows it alike.
+    looks = np.modf(np.abs(np.sin(part.point_px @ ((12.9898, 78.233), (39.346, 11.135)) * 43.5)) * 977)[0].T
+    strength, bright = looks
+    for outline, middle, kind, force, pale in zip(
+        part.outlines_px() - (y_px, x_px), middles, part.kind, strength, bright, strict=True
+    ):
+        darkness = int((150, 190, 120, 160)[kind] + 60 * force)
+        _fill(shape, outline, 255)
+        _fill(dense, outline, darkness)
+        if kind in (0, 2) and pale > 0.35:
+            # Open chromatin: a dark membrane, a paler middle and a nucleolus.
+            _fill(dense, middle + (outline - middle) * 0.82, int(darkness * 0.8))
+            spot = middle + (outline[int(pale * 31)] - middle) * 0.35
+            cv2.circle(dense, _fixed(spot), int(16 * (1.6 + 1.2 * force)), min(255, darkness + 50), -1, cv2.LINE_AA, SHIFT)
+        _fill(rough, outline, int(90 + 120 * pale))
+    share = _soft(shape, 0.7)
+    texture = 1 + (0.30 * clump + 0.14 * grain) * (_soft(rough, 1.0))
+    return share, _soft(dense, 0.8) * 1.55 * texture * share
+
+
+def _fixed(point_px: npt.NDArray[np.float64]) -> tuple[int, int]:
+    return round((point_px[1] - 0.5) * (1 << SHIFT)), round((point_px[0] - 0.5) * (1 << SHIFT))
+
+
+def _dust(layout: Layout, y_px: int, x_px: int) -> Field:
+    """Optical density of specks on the glass."""
+    layer = np.zeros((SIDE_PX, SIDE_PX), np.uint8)
+    for y, x, radius in layout.dust_px - (y_px, x_px, 0):
+        if -20 < y < SIDE_PX + 20 and -20 < x < SIDE_PX + 20:
+            cv2.circle(layer, _fixed(np.array([y, x])), round(radius * (1 << SHIFT)), 90, -1, cv2.LINE_AA, SHIFT)
+    return _soft(layer, 1.8)
