@@ -230,3 +230,24 @@ class NeedsLocalCopy(MicrotomeError):
 
     def __str__(self) -> str:
         return f"{self.uri}: {self.kind} cannot be read in pieces from there; copy it to a local disk first"
+
+
+class NoSpaceLeft(MicrotomeError):
+    def __init__(self, uri: str, needed_bytes: int) -> None:
+        super().__init__(uri, needed_bytes)
+        self.uri, self.needed_bytes = uri, needed_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"no space left for {self.uri} (while writing {self.needed_bytes:,} bytes); make room or choose "
+            "another folder. What is finished is kept: run the same command again"
+        )
+
+
+class CannotWrite(MicrotomeError):
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(uri, reason)
+        self.uri, self.reason = uri, reason
+
+    def __str__(self) -> str:
+        return f"{self.uri} cannot be written to ({self.reason}); choose another folder or ask for access"

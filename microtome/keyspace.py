@@ -1,0 +1,193 @@
+"""Bytes under keys, each written whole or not at all: a local folder, or a prefix of an S3 bucket.
+
+Knows nothing of results. Several processes may use one at once.
+"""
+
+import errno
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from microtome.errors import CannotWrite, NoSpaceLeft
+
+TEMPORARY = ".writing"
+"""Suffix of a file that is not whole yet; `listing` leaves such files out."""
+ABANDONED_S = 3600.0
+"""A temporary file of another host that is this old has no writer any more."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+
+
+class Keyspace(Protocol):
+    """What a store needs of the place that it keeps its keys in."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace a key.
+
+        Raises
+        ------
+        NoSpaceLeft
+            If the disk or the quota is full; the key is as it was.
+        CannotWrite
+            If writing there is not allowed.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The bytes of a key; FileNotFoundError where it is not there."""
+        ...
+
+    def exists(self, key: str) -> bool: ...
+    def delete(self, prefix: str) -> None:
+        """Remove the key of that name and every key below it; none is no error."""
+        ...
+
+    def listing(self, prefix: str) -> dict[str, int]:
+        """Size in bytes of every key below the prefix, in key order; empty if there are none."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what writers that died have left half-written."""
+        ...
+
+
+class Folder:
+    """A local folder; made when the first key is put."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        temporary = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            if error.errno in FULL:
+                raise NoSpaceLeft(str(self.root), len(data)) from error
+            if error.errno in REFUSED:
+                raise CannotWrite(str(self.root), str(error.strerror)) from error
+            error.add_note(f"while writing {path}")
+            raise
+
+    def get(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).is_file()
+
+    def delete(self, prefix: str) -> None:
+        path = self.root / prefix
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def listing(self, prefix: str) -> dict[str, int]:
+        root = self.root / prefix
+        found = {
+            path.relative_to(self.root).as_posix(): size
+            for path, size in _files(root)
+            if not path.name.endswith(TEMPORARY)
+        }
+        return dict(sorted(found.items()))
+
+    def sweep(self) -> None:
+        for path, _ in _files(self.root):
+            if path.name.endswith(TEMPORARY) and _is_abandoned(path):
+                path.unlink(missing_ok=True)
+
+
+class Bucket:
+    """A prefix of an S3 bucket; settings come from the environment (`AWS_*`)."""
+
+    def __init__(self, uri: str) -> None:
+        self.root = uri.removeprefix("s3://").rstrip("/")
+
+    @cached_property
+    def files(self) -> Any:
+        """The s3fs file system; it retries single requests itself."""
+        import s3fs  # half a second, which a local result need not wait for
+
+        return s3fs.S3FileSystem(use_listings_cache=False)
+
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            self.files.pipe_file(self._path(key), data)
+        except (FileNotFoundError, PermissionError) as error:
+            raise CannotWrite(f"s3://{self.root}", str(error)) from error
+
+    def get(self, key: str) -> bytes:
+        data: bytes = self.files.cat_file(self._path(key))
+        return data
+
+    def exists(self, key: str) -> bool:
+        return bool(self.files.isfile(self._path(key)))
+
+    def delete(self, prefix: str) -> None:
+        doomed = [self._path(key) for key in self.listing(prefix)]
+        if prefix and self.exists(prefix):
+            doomed.append(self._path(prefix))
+        if doomed:
+            self.files.rm(doomed)
+
+    def listing(self, prefix: str) -> dict[str, int]:
+        found = self.files.find(self._path(prefix) + "/", detail=True)
+        sizes = {path.removeprefix(f"{self.root}/"): int(found[path]["size"]) for path in sorted(found)}
+        return {key: size for key, size in sizes.items() if not key.endswith("/")}
+
+    def sweep(self) -> None:
+        """Nothing: an object appears when it is whole."""
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else self.root
+
+
+def _files(root: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below a folder and its size; files that vanish meanwhile are left out."""
+    try:
+        entries = list(os.scandir(root))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path))
+            continue
+        try:
+            yield Path(entry.path), entry.stat().st_size
+        except FileNotFoundError:
+            continue
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether the writer is a dead process of this host, or of another host and long silent."""
+    host, pid = temporary.name.removesuffix(TEMPORARY).rsplit(".", 3)[1:3]
+    if host == _host():
+        return not _is_alive(int(pid))
+    try:
+        return time.time() - temporary.stat().st_mtime > ABANDONED_S
+    except FileNotFoundError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")

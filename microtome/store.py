@@ -1,0 +1,165 @@
+"""The result of a run on disk or S3: its keys, and the manifest of what was written.
+
+A key is there whole or not at all. What is done is read from the manifest, never guessed from
+the keys that exist; and what the manifest says is believed only of keys that have their size.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+from pydantic import TypeAdapter, ValidationError
+
+from microtome.keyspace import Bucket, Folder, Keyspace
+from microtome.records import KeyRecord, ShardReport
+
+MANIFEST = "manifest"
+READERS = 16
+"""Records that are read at once; they are small, so this hides the latency of S3."""
+LISTED_DEPTH = 2
+"""Parts of a key that name the folder which is listed to find its size: `0/c`, `labels/nuclei`."""
+
+_REPORT: TypeAdapter[ShardReport] = TypeAdapter(ShardReport)
+_REPORTS: TypeAdapter[tuple[ShardReport, ...]] = TypeAdapter(tuple[ShardReport, ...])
+
+
+class ResultStore:
+    """Keys and manifest of one result. Cheap to make and to send to a worker.
+
+    Parameters
+    ----------
+    uri
+        A local folder or `s3://bucket/prefix`; S3 takes its settings from the environment
+        (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...).
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.is_local = not uri.startswith("s3://")
+        path = Path(uri.removeprefix("file://")).expanduser().absolute()
+        self.uri = str(path) if self.is_local else uri.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"ResultStore({self.uri!r})"
+
+    def __reduce__(self) -> tuple[type["ResultStore"], tuple[str]]:
+        return ResultStore, (self.uri,)
+
+    @cached_property
+    def _keys(self) -> Keyspace:
+        return Folder(Path(self.uri)) if self.is_local else Bucket(self.uri)
+
+    def put(self, key: str, data: bytes) -> KeyRecord:
+        """Write a key whole, or leave it as it was.
+
+        Raises
+        ------
+        NoSpaceLeft, CannotWrite
+            If the disk is full, or writing there is not allowed.
+        """
+        self._keys.put(key, data)
+        return KeyRecord(key=key, bytes=len(data), digest=digest(data))
+
+    def get(self, key: str) -> bytes:
+        """The bytes of a key.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such key.
+        """
+        return self._keys.get(key)
+
+    def exists(self, key: str) -> bool:
+        return self._keys.exists(key)
+
+    def delete(self, prefix: str) -> None:
+        """Remove a key, or every key below a folder; `""` is the whole result."""
+        self._keys.delete(prefix)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every key below a folder, by key, in key order."""
+        return self._keys.listing(prefix)
+
+    def keys(self, prefix: str = "") -> tuple[str, ...]:
+        """Every key below a folder, sorted."""
+        return tuple(self.sizes(prefix))
+
+    def size(self, prefix: str = "") -> int:
+        """Bytes of all keys below a folder."""
+        return sum(self.sizes(prefix).values())
+
+    def clean(self) -> None:
+        """Remove what writers that died have left half-written."""
+        self._keys.sweep()
+
+    def put_report(self, report: ShardReport) -> None:
+        """Record a shard; its keys must be written already."""
+        self.put(f"{MANIFEST}/{report.stage}/{report.shard}.json", _REPORT.dump_json(report))
+
+    def recorded(self, stage: str) -> dict[int, ShardReport]:
+        """Every report of a stage by shard, whether its keys are still there or not.
+
+        Records that a crash has cut short are left out.
+        """
+        keys = self.keys(f"{MANIFEST}/{stage}")
+        with ThreadPoolExecutor(READERS) as pool:
+            single = [report for found in pool.map(self._read_reports, keys) for report in found]
+        closed = self._read_reports(_closing(stage)) if self.is_closed(stage) else ()
+        # A shard done again after the stage was closed stands in its own record.
+        return {report.shard: report for report in (*closed, *single)}
+
+    def reports(self, stage: str) -> dict[int, ShardReport]:
+        """The shards of a stage that are done, by index, in order.
+
+        Done is what has a report all of whose keys are there with the size that was recorded: a
+        crash of the machine may leave files empty that were written before it. So a closed stage
+        may come back with fewer shards than it had.
+        """
+        recorded = self.recorded(stage)
+        sizes = self._listed(key.key for report in recorded.values() for key in report.keys)
+        return {
+            shard: recorded[shard]
+            for shard in sorted(recorded)
+            if all(sizes.get(key.key) == key.bytes for key in recorded[shard].keys)
+        }
+
+    def close_stage(self, stage: str, reports: Sequence[ShardReport]) -> None:
+        """Put all reports of a complete stage into one file, in place of one a shard."""
+        ordered = tuple(sorted(reports, key=lambda report: report.shard))
+        self.put(_closing(stage), _REPORTS.dump_json(ordered))
+        self.delete(f"{MANIFEST}/{stage}")
+
+    def is_closed(self, stage: str) -> bool:
+        """Whether `close_stage` was reached."""
+        return self.exists(_closing(stage))
+
+    def stages(self) -> tuple[str, ...]:
+        """Names of all stages that the manifest knows, closed or not, sorted."""
+        names = {key.split("/")[1].removesuffix(".json") for key in self.keys(MANIFEST)}
+        return tuple(sorted(names))
+
+    def _read_reports(self, key: str) -> tuple[ShardReport, ...]:
+        """The reports of a record; none where it is not whole: the shards are done again."""
+        try:
+            text = self.get(key)
+            return _REPORTS.validate_json(text) if text.startswith(b"[") else (_REPORT.validate_json(text),)
+        except (ValidationError, FileNotFoundError):  # another process may have closed the stage
+            return ()
+
+    def _listed(self, keys: Iterable[str]) -> dict[str, int]:
+        """Sizes of (at least) the given keys: a listing a folder, not a request a key."""
+        folders = {"/".join(key.split("/")[:-1][:LISTED_DEPTH]) for key in keys}
+        with ThreadPoolExecutor(READERS) as pool:
+            listings = pool.map(self.sizes, sorted(folders))
+            return {key: size for listing in listings for key, size in listing.items()}
+
+
+def digest(data: bytes) -> str:
+    """xxh3-128 of the bytes, hex."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def _closing(stage: str) -> str:
+    return f"{MANIFEST}/{stage}.json"
