@@ -1,0 +1,178 @@
+"""Bytes of a slide's file by ranges: local files by pread, others (S3) by fsspec.
+
+Knows nothing of formats. Threads may read at once.
+"""
+
+import hashlib
+import io
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Buffer, Sequence
+from typing import Any, Protocol
+
+IDENTITY_BYTES = 1 << 20
+LOCAL_GAP_BYTES = 16 << 10
+REMOTE_GAP_BYTES = 256 << 10
+BLOCK_BYTES = 256 << 10
+
+type Range = tuple[int, int]
+"""First byte and number of bytes."""
+
+
+class Source(Protocol):
+    """A file that is open for reading by ranges."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        """The bytes of each range, in their order; shorter where the file ends."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_source(uri: str) -> Source:
+    """A local path, or any address that fsspec opens.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    """
+    return RemoteSource(uri) if is_remote(uri) else LocalSource(uri)
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri
+
+
+def identity(source: Source) -> str:
+    """Hex sha256 over the size, the first and the last MiB."""
+    size = source.size_bytes
+    digest = hashlib.sha256(str(size).encode())
+    first = min(IDENTITY_BYTES, size)
+    for part in source.read([(0, first), (size - first, first)]):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def coalesce(ranges: Sequence[Range], gap_bytes: int) -> list[tuple[Range, list[int]]]:
+    """Ranges joined where less than `gap_bytes` lies between them, each with its members' places."""
+    joined: list[tuple[Range, list[int]]] = []
+    for place in sorted(range(len(ranges)), key=lambda place: ranges[place]):
+        start, count = ranges[place]
+        if joined and start - sum(joined[-1][0]) <= gap_bytes:
+            (first, length), places = joined[-1]
+            joined[-1] = ((first, max(length, start + count - first)), [*places, place])
+        else:
+            joined.append(((start, count), [place]))
+    return joined
+
+
+class LocalSource:
+    """A file of this machine."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+        self._size_bytes = os.fstat(self._file).st_size
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        parts = [b""] * len(ranges)
+        for (first, length), places in coalesce(ranges, LOCAL_GAP_BYTES):
+            run = self._pread(first, length)
+            for place in places:
+                start, count = ranges[place]
+                parts[place] = run[start - first : start - first + count]
+        return parts
+
+    def _pread(self, first: int, length: int) -> bytes:
+        run = os.pread(self._file, length, first)
+        while len(run) < length and (more := os.pread(self._file, length - len(run), first + len(run))):
+            run += more
+        return run
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class RemoteSource:
+    """A file that fsspec reads by ranges, such as s3://bucket/key.
+
+    Settings (AWS_ENDPOINT_URL, AWS_REGION, credentials) come from the environment.
+    """
+
+    def __init__(self, uri: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self._files: Any
+        self._files, self._path = url_to_fs(uri)
+        self._size_bytes = int(self._files.info(self._path)["size"])
+        self.read_bytes = 0
+        """Bytes asked for so far."""
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        joined = coalesce(ranges, REMOTE_GAP_BYTES)
+        starts = [first for (first, _), _ in joined]
+        ends = [min(first + length, self._size_bytes) for (first, length), _ in joined]
+        runs = self._files.cat_ranges([self._path] * len(joined), starts, ends, on_error="raise")
+        self.read_bytes += sum(map(len, runs))
+        parts = [b""] * len(ranges)
+        for ((first, _), places), run in zip(joined, runs, strict=True):
+            for place in places:
+                start, count = ranges[place]
+                parts[place] = run[start - first : start - first + count]
+        return parts
+
+    def close(self) -> None:
+        self._files = None
+
+
+class SourceFile(io.RawIOBase):
+    """A seekable file over a source, with its last blocks in memory: for parsers of headers."""
+
+    def __init__(self, source: Source, blocks: int = 64) -> None:
+        self._source, self._at, self._capacity = source, 0, blocks
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size_bytes}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        block, skip = divmod(self._at, BLOCK_BYTES)
+        part = self._block(block)[skip : skip + len(view)]
+        view[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def _block(self, index: int) -> bytes:
+        with self._lock:
+            if index not in self._blocks:
+                self._blocks[index] = self._source.read([(index * BLOCK_BYTES, BLOCK_BYTES)])[0]
+                if len(self._blocks) > self._capacity:
+                    self._blocks.popitem(last=False)
+            self._blocks.move_to_end(index)
+            return self._blocks[index]

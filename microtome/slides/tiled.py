@@ -1,0 +1,226 @@
+"""Windows of a slide whose levels are grids of separately encoded tiles (or strips).
+
+Fetches the tiles that cross a window, decodes each into its place, and accounts for those
+that cannot be decoded. What a tile is and where its bytes lie is the `TileStore`'s business.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from microtome.arrays import Pixels
+from microtome.grid import Window
+from microtome.slides.base import BadTile, BadTiles, Level, Mpp, OnBadTile
+
+WHITE = 255
+LARGE_TILE_PX = 1 << 20
+CACHE_BYTES = 128 << 20
+
+type Encoded = tuple[bytes, ...]
+"""The stored parts of a tile: one, or one a colour plane. None at all: the tile is not there."""
+
+
+class UndecodableTile(Exception):
+    """The bytes of a tile are damaged. Turned into `BadTiles`, or into glass, by `TiledSlide`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """How a level is cut into tiles, row by row from the top left."""
+
+    height_px: int
+    width_px: int
+    tile_height_px: int
+    tile_width_px: int
+
+    @property
+    def rows(self) -> int:
+        return -(-self.height_px // self.tile_height_px)
+
+    @property
+    def cols(self) -> int:
+        return -(-self.width_px // self.tile_width_px)
+
+    @property
+    def window(self) -> Window:
+        return Window(0, 0, self.height_px, self.width_px)
+
+    def tile(self, index: int) -> Window:
+        """The tile's place, cut at the edge of the level."""
+        row, col = divmod(index, self.cols)
+        y0, x0 = row * self.tile_height_px, col * self.tile_width_px
+        whole = Window(y0, x0, y0 + self.tile_height_px, x0 + self.tile_width_px)
+        return whole.intersect(self.window)
+
+    def crossing(self, window: Window) -> list[int]:
+        """The tiles that have a part in the window, in order."""
+        rows = range(window.y0 // self.tile_height_px, -(-window.y1 // self.tile_height_px))
+        cols = range(window.x0 // self.tile_width_px, -(-window.x1 // self.tile_width_px))
+        return [row * self.cols + col for row in rows for col in cols]
+
+
+class TileStore(Protocol):
+    """Where encoded tiles come from, and how they are decoded. Threads may use it at once."""
+
+    @property
+    def grids(self) -> tuple[TileGrid, ...]: ...
+    def fetch(self, level: int, indices: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
+        """Each tile with its bytes, in few reads and bounded memory."""
+        ...
+
+    def decode(self, level: int, index: int, encoded: Encoded, shrink: int) -> Pixels:
+        """The tile as interleaved (y, x, c) uint8, at least as large as its part of the level.
+
+        `shrink` (1, 2, 4 or 8) asks for a smaller picture of it, averaged over squares of so
+        many px; only stores whose `can_shrink` says so are asked for more than 1.
+
+        Raises
+        ------
+        UndecodableTile
+            If the bytes are damaged.
+        """
+        ...
+
+    def can_shrink(self, level: int) -> bool: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlideFacts:
+    """What a slide says of itself. See `Slide` for the meaning of each."""
+
+    uri: str
+    format: str
+    reader: str
+    levels: tuple[Level, ...]
+    mpp: Mpp | None
+    identity: str
+
+
+class TiledSlide:
+    """A `Slide` over a `TileStore`."""
+
+    def __init__(self, facts: SlideFacts, store: TileStore, on_bad_tile: OnBadTile) -> None:
+        self._facts, self._store, self._on_bad_tile = facts, store, on_bad_tile
+        self._bad: set[BadTile] = set()
+        self._lock = threading.Lock()
+        self._large: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
+
+    @property
+    def uri(self) -> str:
+        return self._facts.uri
+
+    @property
+    def format(self) -> str:
+        return self._facts.format
+
+    @property
+    def reader(self) -> str:
+        return self._facts.reader
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self._facts.levels
+
+    @property
+    def mpp(self) -> Mpp | None:
+        return self._facts.mpp
+
+    @property
+    def identity(self) -> str:
+        return self._facts.identity
+
+    @property
+    def tiles(self) -> int:
+        return self._store.grids[0].rows * self._store.grids[0].cols
+
+    @property
+    def bad_tiles(self) -> frozenset[BadTile]:
+        with self._lock:
+            return frozenset(self._bad)
+
+    def read(self, level: int, window: Window) -> Pixels:
+        """See `Slide.read`."""
+        return self.read_shrunk(level, window, 1)
+
+    def can_shrink(self, level: int) -> bool:
+        """Whether `read_shrunk` is cheaper here than reading all pixels."""
+        return self._store.can_shrink(level)
+
+    def read_shrunk(self, level: int, window: Window, shrink: int) -> Pixels:
+        """As `read`, with squares of `shrink` px (1, 2, 4, 8) averaged into one.
+
+        The window must start on a multiple of `shrink`, and so must every tile (`can_shrink`).
+        """
+        grid = self._store.grids[level]
+        inside = window.intersect(grid.window)
+        target = _shrunk(window, shrink)
+        out = np.full((target.height, target.width, 3), WHITE, np.uint8)
+        if inside.is_empty:
+            return out.transpose(2, 0, 1)
+        indices, bad = grid.crossing(inside), []
+        for index, encoded in self._store.fetch(level, indices):
+            place = grid.tile(index)
+            part = _shrunk(place, shrink).intersect(target)
+            try:
+                tile = self._decode(level, index, encoded, shrink)
+            except UndecodableTile:
+                bad.append(BadTile(level, index, place.y0, place.x0))
+                continue
+            if tile is not None:
+                out[part.within(target)] = tile[part.within(_shrunk(place, shrink))]
+        self._account(bad, len(indices))
+        return out.transpose(2, 0, 1)
+
+    def _decode(self, level: int, index: int, encoded: Encoded, shrink: int) -> Pixels | None:
+        """The tile's pixels, or None where the file holds none. Large tiles are kept for the next read."""
+        if not encoded:
+            return None
+        key, place = (level, index, shrink), _shrunk(self._store.grids[level].tile(index), shrink)
+        with self._lock:
+            if key in self._large:
+                self._large.move_to_end(key)
+                return self._large[key]
+        tile = self._store.decode(level, index, encoded, shrink)
+        if tile.shape[0] < place.height or tile.shape[1] < place.width:
+            raise UndecodableTile(f"{tile.shape} decoded, {place} expected")
+        if place.area_px >= LARGE_TILE_PX:
+            with self._lock:
+                self._large[key] = tile
+                while len(self._large) > 1 and sum(t.nbytes for t in self._large.values()) > CACHE_BYTES:
+                    self._large.popitem(last=False)
+        return tile
+
+    def _account(self, bad: list[BadTile], of_tiles: int) -> None:
+        if not bad:
+            return
+        if self._on_bad_tile is OnBadTile.FAIL:
+            raise BadTiles(self.uri, tuple(bad), of_tiles)
+        with self._lock:
+            self._bad.update(bad)
+
+    def close(self) -> None:
+        with self._lock:
+            self._large.clear()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        finest = self.levels[0]
+        return f"<Slide {self.uri}: {self.format}, {finest.width_px:,} x {finest.height_px:,} px>"
+
+
+def _shrunk(window: Window, shrink: int) -> Window:
+    return Window(window.y0 // shrink, window.x0 // shrink, -(-window.y1 // shrink), -(-window.x1 // shrink))
