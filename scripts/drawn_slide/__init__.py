@@ -3,9 +3,7 @@
 It looks like H&E tissue at 0.25 um/px and is none: its TIFF says so in its description.
 """
 
-from drawn_slide.file import draw_slide
-from drawn_slide.layout import Layout, make_layout
-from drawn_slide.paint import paint
+from drawn_slide.file import draw_slide, truth_path
 from drawn_slide.truth import Truth, score
 
-__all__ = ["Layout", "Truth", "draw_slide", "make_layout", "paint", "score"]
+__all__ = ["Truth", "draw_slide", "score", "truth_path"]

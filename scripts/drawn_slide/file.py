@@ -143,7 +143,11 @@ def _tiles_of(rgb: Rgb) -> Iterator[bytes]:
 
 def _encode(rgb: Rgb) -> bytes:
     jpeg = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(rgb), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420", fastdct=False
+        np.ascontiguousarray(rgb),
+        quality=JPEG_QUALITY,
+        colorspace="RGB",
+        colorsubsampling="420",
+        fastdct=False,
     )
     return bytes(jpeg)
 

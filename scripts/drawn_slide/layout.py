@@ -94,7 +94,9 @@ def _noise(rng: np.random.Generator, cells: int, pitch_cells: int) -> Field:
     knots = cells // pitch_cells + 4
     grid = rng.standard_normal((knots, knots)).astype(np.float32)
     wide = cv2.resize(grid, (knots * pitch_cells,) * 2, interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(wide[pitch_cells : pitch_cells + cells, pitch_cells : pitch_cells + cells]) * 1.3
+    return (
+        np.ascontiguousarray(wide[pitch_cells : pitch_cells + cells, pitch_cells : pitch_cells + cells]) * 1.3
+    )
 
 
 def _tissue(rng: np.random.Generator, cells: int, size_px: int) -> Field:
