@@ -233,14 +233,14 @@ class NeedsLocalCopy(MicrotomeError):
 
 
 class NoSpaceLeft(MicrotomeError):
-    def __init__(self, uri: str, needed_bytes: int) -> None:
-        super().__init__(uri, needed_bytes)
-        self.uri, self.needed_bytes = uri, needed_bytes
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
 
     def __str__(self) -> str:
         return (
-            f"no space left for {self.uri} (while writing {self.needed_bytes:,} bytes); make room or choose "
-            "another folder. What is finished is kept: run the same command again"
+            f"no space left for {self.uri}; make room or choose another folder. "
+            "What is finished is kept: run the same command again"
         )
 
 
@@ -251,3 +251,53 @@ class CannotWrite(MicrotomeError):
 
     def __str__(self) -> str:
         return f"{self.uri} cannot be written to ({self.reason}); choose another folder or ask for access"
+
+
+class FluorescenceSlide(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} shows coloured light on black: a fluorescence slide, but the model is for stains in "
+            "transmitted light; give a slide stained with H&E"
+        )
+
+
+class TissueFileError(MicrotomeError):
+    """The file that says where the tissue is does not fit."""
+
+    def __init__(self, path: str, problem: str, way_out: str) -> None:
+        super().__init__(path, problem, way_out)
+        self.path, self.problem, self.way_out = path, problem, way_out
+
+    def __str__(self) -> str:
+        return f"--tissue {self.path}: {self.problem}; {self.way_out}"
+
+
+class PrecisionUnsupported(MicrotomeError):
+    def __init__(self, precision: str, cpu: str) -> None:
+        super().__init__(precision, cpu)
+        self.precision, self.cpu = precision, cpu
+
+    def __str__(self) -> str:
+        return f"this CPU ({self.cpu}) does not run {self.precision}; use --precision f32, int8 or auto"
+
+
+class ResultNotFinished(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"{self.uri} is not finished: it has no table of nuclei yet; run its segment command again"
+
+
+class DamagedSlide(MicrotomeError):
+    def __init__(self, uri: str, what: str) -> None:
+        super().__init__(uri, what)
+        self.uri, self.what = uri, what
+
+    def __str__(self) -> str:
+        return f"{self.uri} is {self.what}; copy it again"

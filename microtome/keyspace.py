@@ -10,9 +10,10 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from microtome.errors import CannotWrite, NoSpaceLeft
 
@@ -39,8 +40,16 @@ class Keyspace(Protocol):
         """
         ...
 
+    def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """A file that becomes the key when the block ends, and nothing if it raises. As `put`."""
+        ...
+
     def get(self, key: str) -> bytes:
         """The bytes of a key; FileNotFoundError where it is not there."""
+        ...
+
+    def reading(self, key: str) -> BinaryIO:
+        """The key as a file that can be sought."""
         ...
 
     def exists(self, key: str) -> bool: ...
@@ -64,23 +73,35 @@ class Folder:
         self.root = root
 
     def put(self, key: str, data: bytes) -> None:
+        with self.writing(key) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[BinaryIO]:
         path = self.root / key
         temporary = path.with_name(f"{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                yield file
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             if error.errno in FULL:
-                raise NoSpaceLeft(str(self.root), len(data)) from error
+                raise NoSpaceLeft(str(self.root)) from error
             if error.errno in REFUSED:
                 raise CannotWrite(str(self.root), str(error.strerror)) from error
             error.add_note(f"while writing {path}")
             raise
+        finally:
+            # Gone already when all went well; an unreadable folder has raised above.
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
+
+    def reading(self, key: str) -> BinaryIO:
+        return (self.root / key).open("rb")
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -129,6 +150,21 @@ class Bucket:
     def get(self, key: str) -> bytes:
         data: bytes = self.files.cat_file(self._path(key))
         return data
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[BinaryIO]:
+        file = self.files.open(self._path(key), "wb", autocommit=False)
+        try:
+            yield file
+            file.close()
+        except BaseException:
+            file.discard()
+            raise
+        file.commit()
+
+    def reading(self, key: str) -> BinaryIO:
+        file: BinaryIO = self.files.open(self._path(key), "rb")
+        return file
 
     def exists(self, key: str) -> bool:
         return bool(self.files.isfile(self._path(key)))

@@ -4,10 +4,13 @@ A key is there whole or not at all. What is done is read from the manifest, neve
 the keys that exist; and what the manifest says is believed only of keys that have their size.
 """
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Buffer, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 from pydantic import TypeAdapter, ValidationError
@@ -61,6 +64,16 @@ class ResultStore:
         self._keys.put(key, data)
         return KeyRecord(key=key, bytes=len(data), digest=digest(data))
 
+    @contextmanager
+    def writing(self, key: str) -> Iterator["Sink"]:
+        """A file that becomes the key when the block ends, and nothing if the block raises.
+
+        For keys too large for memory; `Sink.record` is the key's record afterwards.
+        """
+        with self._keys.writing(key) as file:
+            sink = Sink(key, file)
+            yield sink
+
     def get(self, key: str) -> bytes:
         """The bytes of a key.
 
@@ -70,6 +83,10 @@ class ResultStore:
             If there is no such key.
         """
         return self._keys.get(key)
+
+    def reading(self, key: str) -> BinaryIO:
+        """A key as a file that can be sought."""
+        return self._keys.reading(key)
 
     def exists(self, key: str) -> bool:
         return self._keys.exists(key)
@@ -154,6 +171,31 @@ class ResultStore:
         with ThreadPoolExecutor(READERS) as pool:
             listings = pool.map(self.sizes, sorted(folders))
             return {key: size for listing in listings for key, size in listing.items()}
+
+
+class Sink(io.RawIOBase):
+    """A file to be written from its beginning to its end, which counts and digests its bytes."""
+
+    def __init__(self, key: str, file: BinaryIO) -> None:
+        self._key, self._file = key, file
+        self._bytes, self._digest = 0, xxhash.xxh3_128()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self._digest.update(view)
+        self._bytes += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self._bytes
+
+    @property
+    def record(self) -> KeyRecord:
+        return KeyRecord(key=self._key, bytes=self._bytes, digest=self._digest.hexdigest())
 
 
 def digest(data: bytes) -> str:
