@@ -1,6 +1,6 @@
 # `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo view test lint format bench bench-quick lock clean
+.PHONY: help setup demo up view test lint format bench bench-quick lock clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -12,6 +12,9 @@ setup:  ## .venv with the locked versions of everything
 
 demo: setup  ## the main job on a drawn slide, or on your own: make demo SLIDE=path
 	@$(BIN)/python scripts/demo.py $(if $(SLIDE),--slide "$(SLIDE)") $(ARGS)
+
+up: setup  ## Prefect's pages, with the runs of make demo
+	@PREFECT_HOME="$(CURDIR)/.state/prefect" $(BIN)/prefect server start
 
 view: setup  ## results in a browser: serves the folder demo/ on this machine only (make view DIR=path)
 	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo)
@@ -41,4 +44,4 @@ lock: setup  ## newest versions that pyproject.toml allows (make lock ARGS="--up
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) pyproject.toml -o requirements.lock
 
 clean:  ## removes .venv, caches and the demo
-	@rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .state demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

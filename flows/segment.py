@@ -1,0 +1,87 @@
+"""One slide, from file to published result: the recipe, as people see it in Prefect."""
+
+from pathlib import PurePosixPath
+from typing import Literal
+
+from prefect import flow, get_client
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from microtome import stages
+from microtome.cluster import ClusterSpec, connect
+from microtome.errors import MicrotomeError, SlideDamaged
+from microtome.model import find_model, read_card
+from microtome.options import Options
+from microtome.pipeline import State, abandon, prepare
+from microtome.report.summary import Summary, read_summary
+from tasks.chunk import chunk
+from tasks.engine import StageTask
+from tasks.export import export
+from tasks.infer import infer
+from tasks.publish import publish
+from tasks.pyramid import pyramid
+from tasks.stitch import stitch
+from tasks.summary import show_summary
+
+TASKS: dict[str, StageTask] = {task.name: task for task in (chunk, infer, stitch, pyramid, export, publish)}
+
+
+def run_name() -> str:
+    """`S-001.svs · he-nuclei 1.0`: by slide and model."""
+    parameters = flow_run.parameters
+    name = PurePosixPath(str(parameters["slide"]).rstrip("/")).name
+    try:
+        card = read_card(find_model(parameters.get("model")))
+    except MicrotomeError:
+        return name  # the run itself will say what is wrong with the model
+    return f"{name} · {card.name} {card.version}"
+
+
+@flow(name="segment-slide", flow_run_name=run_name, persist_result=False)
+def segment_slide(
+    slide: str,
+    output: str = "results",
+    model: str | None = None,
+    mpp: float | None = None,
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
+    on_bad_tile: Literal["fail", "blank"] = "fail",
+    scheduler: str | None = None,
+    overwrite: bool = False,
+) -> Summary:
+    """Find every nucleus of a slide and publish NAME.ome.zarr.
+
+    Given again, it does only what is missing.
+
+    Args:
+        slide: The slide: a path that the workers see too, a folder of DICOM, or s3://...
+        output: Folder or s3:// prefix in which NAME.ome.zarr is made.
+        model: Folder of a model or the name of a shipped one; left out, the default.
+        mpp: um/px of the finest level, where the file is silent or wrong.
+        precision: What the network computes in; auto takes the fastest on the machine that plans.
+        on_bad_tile: Tiles that cannot be decoded: stop (fail), or take them as glass (blank).
+        scheduler: Address of a Dask scheduler, tcp://host:8786; left out, a cluster on this machine.
+        overwrite: Replace a result that is there.
+    """
+    # Google's docstring style, here alone: Prefect makes the help texts of its form of it.
+    options = Options(model=model, mpp=mpp, precision=precision, on_bad_tile=on_bad_tile)
+    prepared = prepare(slide, output, options, overwrite=overwrite)
+    run = prepared.run
+    get_run_logger().info(f"{run.store.uri}: {prepared.state}")
+    tag_with(f"model:{run.plan.model.name}-{run.plan.model.version}")
+    if prepared.state is not State.DONE:
+        try:
+            with connect(ClusterSpec(scheduler=scheduler)) as cluster:
+                for stage in stages.ORDER:
+                    TASKS[stage.NAME](run, cluster)
+        except SlideDamaged:
+            abandon(prepared)
+            raise
+    summary = read_summary(run.store)
+    show_summary(run, summary)
+    return summary
+
+
+def tag_with(tag: str) -> None:
+    """Add a tag to the flow run that is going on."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags={*flow_run.tags, tag})

@@ -1,0 +1,128 @@
+"""The main job on a slide that is drawn here, or on your own: `make demo`, `make demo SLIDE=path`.
+
+It goes through the Prefect flow, with a server that Prefect starts for it and a Dask cluster of
+this machine; `microtome segment` does the same without a server.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+from drawn_slide import Truth, draw_slide, score, truth_path
+
+from microtome.console import ProgressView
+from microtome.errors import MicrotomeError
+from microtome.export import TABLE
+from microtome.options import Options
+from microtome.pipeline import result_uri
+from microtome.plan import Plan, make_plan
+from microtome.report.summary import Summary, read_summary
+from microtome.stages import publish
+from microtome.store import ResultStore
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path("demo")
+SIZE_PX, SEED = 10_240, 7
+
+PREFECT = {
+    "PREFECT_HOME": str(ROOT / ".state" / "prefect"),
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    # Its server needs 17 s on two cores, more while something else runs.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # The stages show themselves as bars; Prefect keeps its own log all the same.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slide", help="a slide of yours; without it, one is drawn")
+    parser.add_argument("--again", action="store_true", help="do it again, though it is done")
+    parser.add_argument("--size-px", type=int, default=SIZE_PX, help="side of the drawn slide (%(default)s)")
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    try:
+        slide = options.slide or str(drawn(options.size_px))
+        plan = make_plan(slide, Options())
+        store = ResultStore(result_uri(slide, str(FOLDER)))
+        if is_done(store, plan) and not options.again:
+            show(store, read_summary(store), slide)
+            print("it was done already; to do it again: make demo ARGS=--again")
+            return 0
+        print(sentence(plan), flush=True)
+        show(store, run_flow(slide, overwrite=options.again), slide)
+    except MicrotomeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("Prefect kept this run: make up, then open the address that it prints")
+    return 0
+
+
+def drawn(size_px: int) -> Path:
+    """The drawn slide; made if it is not there yet."""
+    path = FOLDER / f"drawn-{size_px * size_px / 1e6:.0f}mp.svs"
+    began = time.monotonic()
+    if truth_path(path).exists():
+        truth, made = Truth.load(truth_path(path)), "made before"
+    else:
+        truth = draw_slide(path, size_px, SEED)
+        made = f"made in {time.monotonic() - began:.0f} s"
+    print(
+        f"slide  {path}, {size_px:,} x {size_px:,} px at 0.25 um/px, {len(truth):,} drawn nuclei "
+        f"({made}, seed {SEED})",
+        flush=True,
+    )
+    return path
+
+
+def is_done(store: ResultStore, plan: Plan) -> bool:
+    """Whether the store holds the finished result of this very plan."""
+    return (
+        store.exists("plan.json")
+        and Plan.from_json(store.get("plan.json")).fingerprint == plan.fingerprint
+        and store.is_closed(publish.NAME)
+    )
+
+
+def sentence(plan: Plan) -> str:
+    with_tissue = sum(plan.tissue_mask.touches(shard.window) for shard in plan.grid)
+    share = plan.tissue.area_px / (plan.height_px * plan.width_px)
+    return (
+        f"plan   {len(plan.grid)} shards, {with_tissue} with tissue ({share:.0%} of the slide); "
+        f"{plan.model.name} {plan.model.version} in {plan.model.precision}"
+    )
+
+
+def run_flow(slide: str, *, overwrite: bool) -> Summary:
+    """The flow, watched by bars on this terminal."""
+    for name, value in PREFECT.items():
+        os.environ.setdefault(name, value)
+    from flows.segment import segment_slide  # after its settings are in the environment
+    from tasks.engine import watched_by
+
+    with ProgressView(sys.stdout) as view, watched_by(view):
+        return segment_slide(slide=slide, output=str(FOLDER), overwrite=overwrite)
+
+
+def show(store: ResultStore, summary: Summary, slide: str) -> None:
+    """What was found and where it lies."""
+    line = f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of tissue"
+    if truth_path(Path(slide)).exists():
+        table = pyarrow.parquet.read_table(Path(store.uri) / TABLE, columns=["centre_y_px", "centre_x_px"])
+        centres = table.to_pandas().to_numpy()
+        found, not_drawn = score(Truth.load(truth_path(Path(slide))), centres)
+        line += f"; {found:.1%} of the drawn ones found, {not_drawn:.1%} not drawn"
+    result = os.path.relpath(store.uri)
+    print(line)
+    print(f"result {result}        report {result}/report/index.html")
+    print(
+        f"look   napari {result} · QuPath: drag tables/nuclei.geojson.gz onto the slide · a browser: make view"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

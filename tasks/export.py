@@ -1,0 +1,12 @@
+"""The stage `export` in Prefect: tables, outlines for viewers, the report."""
+
+from microtome import stages
+from microtome.cluster import Cluster
+from microtome.records import StageReport
+from microtome.stages.run import Run
+from tasks.engine import in_prefect, stage_task
+
+
+@stage_task(stages.export.NAME)
+def export(run: Run, cluster: Cluster) -> StageReport:
+    return in_prefect(stages.export.run, run, cluster)

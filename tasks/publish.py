@@ -1,0 +1,12 @@
+"""The stage `publish` in Prefect: checks of the whole result, and the mark that it is done."""
+
+from microtome import stages
+from microtome.cluster import Cluster
+from microtome.records import StageReport
+from microtome.stages.run import Run
+from tasks.engine import in_prefect, stage_task
+
+
+@stage_task(stages.publish.NAME)
+def publish(run: Run, cluster: Cluster) -> StageReport:
+    return in_prefect(stages.publish.run, run, cluster)
