@@ -4,14 +4,38 @@ A plan holds no clock, host or worker count: two runs of one plan make the same 
 """
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import TypeAdapter
 
-from microtome.grid import Grid, Scale
+import microtome
+from microtome.cpu import choose_precision, machine_record
+from microtome.errors import AbsurdResolution, NoResolution, OptionError
+from microtome.grid import Grid, Scale, Window
+from microtome.model import ModelCard, Precision, find_model, read_card
+from microtome.options import Options
+from microtome.pyramid import levels_of
+from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.slides.base import Level, Mpp
+from microtome.tiling import Tiling
+from microtome.stain import check_brightfield, find_limits
+from microtome.tissue import find_tissue
+from microtome.tissue_file import read_tissue
+from microtome.tissue_mask import TissueMask, all_tissue
+
+LEAST_MPP, MOST_MPP = 0.05, 5.0
+"""A pathology scanner's finest and coarsest level 0, um/px, with room to spare."""
+
+MOST_ZOOM = 4
+"""Slides finer or coarser than the model by more than this are refused: nothing of what the
+network learnt would be left."""
+
+CORE_PX: dict[Precision, int] = {Precision.F32: 1024, Precision.BF16: 1408, Precision.INT8: 2048}
+"""Longest side of a tile's core: as large as a worker of 2 GB can hold, for the halo's share falls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +61,8 @@ class ModelRecord:
     version: str
     uri: str
     digest: str
-    precision: Literal["f32", "bf16", "int8"]
+    precision: Precision
+    why_precision: str
     mpp: float
     prob_threshold: float
     nms_threshold: float
@@ -71,9 +96,11 @@ class Plan:
     tissue: TissueRecord
     scale: Scale
     shard_px: int
-    tile_px: int
-    """Side of the network's input, halo included, network px."""
+    core_px: int
+    """Longest side of a tile's core, network px."""
     halo_px: int
+    """Context that the network sees around a core, network px."""
+    align_px: int
     ngff: Literal["0.5", "0.4"]
     pixels: Literal["lossless", "source", "none"]
     levels: int
@@ -92,10 +119,47 @@ class Plan:
         """Shards of level 0."""
         return Grid(self.height_px, self.width_px, self.shard_px)
 
+    @property
+    def network_window(self) -> Window:
+        """The slide in network px."""
+        return self.scale.to_network(self.grid.window)
+
+    @cached_property
+    def tiling(self) -> Tiling:
+        network = self.network_window
+        return Tiling(
+            height_px=network.height,
+            width_px=network.width,
+            core_px=self.core_px,
+            halo_px=self.halo_px,
+            align_px=self.align_px,
+        )
+
+    @cached_property
+    def tissue_mask(self) -> TissueMask:
+        return TissueMask.unpack(self.tissue.mask, self.tissue.cell_px)
+
+    @property
+    def pixel_area_um2(self) -> float:
+        return self.slide.mpp.y * self.slide.mpp.x
+
+    @property
+    def tissue_mm2(self) -> float:
+        return self.tissue.area_px * self.pixel_area_um2 / 1e6
+
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the plan's canonical JSON, hex."""
-        return hashlib.sha256(self.to_json()).hexdigest()
+        """sha256 of the plan's canonical JSON, hex.
+
+        Where the slide and the model lie does not count, nor why a precision was chosen: what
+        they are does.
+        """
+        anywhere = replace(
+            self,
+            slide=replace(self.slide, uri=""),
+            model=replace(self.model, uri="", why_precision=""),
+        )
+        return hashlib.sha256(anywhere.to_json()).hexdigest()
 
     def to_json(self) -> bytes:
         return _PLANS.dump_json(self, indent=1)
@@ -105,4 +169,130 @@ class Plan:
         return _PLANS.validate_json(text)
 
 
+    def differences(self, other: "Plan") -> str:
+        """In words, what distinguishes this plan from another: `model.precision int8, now f32`."""
+        found = []
+        for part in fields(self):
+            old, new = getattr(self, part.name), getattr(other, part.name)
+            if old == new:
+                continue
+            if not hasattr(old, "__dataclass_fields__"):
+                found.append(f"{part.name} {old}, now {new}")
+                continue
+            found += [
+                f"{part.name}.{inner.name} {_short(getattr(old, inner.name))}, now {_short(getattr(new, inner.name))}"
+                for inner in fields(old)
+                if getattr(old, inner.name) != getattr(new, inner.name)
+            ]
+        return "; ".join(found[:3])
+
+
 _PLANS: TypeAdapter[Plan] = TypeAdapter(Plan)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def make_plan(uri: str, options: Options) -> Plan:
+    """Look at the slide and the model and decide everything.
+
+    Raises
+    ------
+    MicrotomeError
+        If the slide, the model or an option is not fit for a run; nothing was written.
+    """
+    folder = find_model(options.model)
+    card = read_card(folder)
+    requested = None if options.precision == "auto" else Precision(options.precision)
+    precision, why = choose_precision(card, requested, machine_record().instruction_set)
+    with open_slide(uri, on_bad_tile=OnBadTile.BLANK) as slide:
+        check_brightfield(slide)
+        mpp, mpp_source = _resolution(slide, options.mpp)
+        tissue, tissue_source = _tissue(slide, mpp, options)
+        limits = find_limits(
+            slide, tissue, card.normalisation.low_percentile, card.normalisation.high_percentile
+        )
+        shard_px = options.shard_px or _shard_px(slide)
+        return Plan(
+            version=microtome.__version__,
+            slide=SlideRecord(
+                name=PurePosixPath(uri.rstrip("/")).name,
+                uri=slide.uri,
+                identity=slide.identity,
+                format=slide.format,
+                reader=slide.reader,
+                levels=slide.levels,
+                mpp=mpp,
+                mpp_source=mpp_source,
+                on_bad_tile=options.on_bad_tile,
+            ),
+            model=ModelRecord(
+                name=card.name,
+                version=card.version,
+                uri=str(folder),
+                digest=card.digest(precision),
+                precision=precision,
+                why_precision=why,
+                mpp=card.mpp,
+                prob_threshold=card.prob_threshold,
+                nms_threshold=card.nms_threshold,
+                low=limits.low,
+                high=limits.high,
+            ),
+            tissue=TissueRecord(
+                source=tissue_source,
+                cell_px=tissue.cell_px,
+                mask=tissue.pack(),
+                area_px=tissue.area_px(),
+            ),
+            scale=scale_for(slide.uri, mpp, card, shard_px),
+            shard_px=shard_px,
+            core_px=CORE_PX[precision],
+            halo_px=card.halo_px,
+            align_px=card.align_px,
+            ngff=options.ngff,
+            pixels="lossless" if options.pixels == "auto" else options.pixels,
+            levels=levels_of(slide.levels[0].height_px, slide.levels[0].width_px),
+        )
+
+
+def scale_for(uri: str, mpp: Mpp, card: ModelCard, shard_px: int) -> Scale:
+    """The power of two that brings the slide nearest to the model's um/px (in the logarithm).
+
+    What is left, a factor of at most the square root of two, is within what the network is
+    trained for.
+    """
+    exponent = round(math.log2(math.sqrt(mpp.y * mpp.x) / card.mpp))
+    factor = 2 ** abs(exponent)
+    if factor > MOST_ZOOM or (exponent < 0 and shard_px % (factor * card.align_px)):
+        raise OptionError(
+            f"the resolution of {uri}", f"{mpp.x:g} um/px", f"within {MOST_ZOOM} times the model's {card.mpp:g}"
+        )
+    return Scale(factor, 1) if exponent >= 0 else Scale(1, factor)
+
+
+def _resolution(slide: Slide, given: float | None) -> tuple[Mpp, Literal["the file", "--mpp"]]:
+    mpp = Mpp(given, given) if given is not None else slide.mpp
+    if mpp is None:
+        raise NoResolution(slide.uri)
+    source: Literal["the file", "--mpp"] = "the file" if given is None else "--mpp"
+    for value in (mpp.y, mpp.x):
+        if not LEAST_MPP <= value <= MOST_MPP:
+            raise AbsurdResolution(slide.uri, value, source, LEAST_MPP, MOST_MPP)
+    return mpp, source
+
+
+def _tissue(slide: Slide, mpp: Mpp, options: Options) -> tuple[TissueMask, str]:
+    if options.no_tissue:
+        return all_tissue(slide), "all"
+    if options.tissue is not None:
+        return read_tissue(options.tissue, slide), options.tissue
+    return find_tissue(slide, mpp), "found"
+
+
+def _shard_px(slide: Slide) -> int:
+    """4,096 px; smaller where that leaves too few shards to keep the workers evenly busy."""
+    level = slide.levels[0]
+    return 4096 if level.height_px * level.width_px >= 500_000_000 else 2048

@@ -1,0 +1,127 @@
+"""Slides in a row on one cluster, as the command line runs them: shown, summed up, none stops the others."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from microtome.cluster import Cluster, ClusterSpec, connect
+from microtome.console import ProgressView
+from microtome.errors import MicrotomeError
+from microtome.options import Options
+from microtome.pipeline import Prepared, State, finish, prepare
+from microtome.report.summary import Summary, read_summary, summary_json
+
+DONE, FAILED, USERS_MISTAKE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one slide."""
+
+    uri: str
+    state: str
+    seconds: float
+    summary: Summary | None
+    result: str = ""
+    exit_code: int = DONE
+
+
+class _Shared:
+    """The cluster of a batch, started when the first slide needs it."""
+
+    def __init__(self, spec: ClusterSpec, stack: ExitStack) -> None:
+        self._spec, self._stack = spec, stack
+        self._cluster: Cluster | None = None
+
+    def get(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = self._stack.enter_context(connect(self._spec))
+        return self._cluster
+
+
+def segment_slides(
+    slides: Sequence[str],
+    folder: str,
+    options: Options,
+    spec: ClusterSpec,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """Segment each slide; returns the exit code.
+
+    0 when every slide has its result, 1 when one failed for a fault of ours, else 2.
+    """
+    outcomes = []
+    with ExitStack() as stack:
+        shared = _Shared(spec, stack)
+        for slide in slides:
+            outcomes.append(_segment_one(slide, folder, options, shared, overwrite))
+    if as_json:
+        summaries = [json.loads(summary_json(o.summary)) for o in outcomes if o.summary is not None]
+        print(json.dumps(summaries[0] if len(slides) == 1 and summaries else summaries, indent=1))
+    elif len(slides) > 1:
+        _print_table(outcomes)
+    codes = {outcome.exit_code for outcome in outcomes}
+    return next((code for code in (FAILED, USERS_MISTAKE) if code in codes), DONE)
+
+
+def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, overwrite: bool) -> Outcome:
+    began = time.perf_counter()
+    try:
+        prepared = prepare(slide, folder, options, overwrite=overwrite)
+        with ProgressView() as view:
+            summary = _run(prepared, shared, view)
+    except MicrotomeError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return Outcome(slide, "refused", time.perf_counter() - began, None, exit_code=USERS_MISTAKE)
+    except Exception:
+        # One slide's fault of ours must not stop the rest of a night's work.
+        Console(stderr=True).print_exception()
+        print(f"error: {slide} failed; this is a fault of microtome's, please report it", file=sys.stderr)
+        return Outcome(slide, "failed", time.perf_counter() - began, None, exit_code=FAILED)
+    state = "done" if prepared.state is not State.DONE else State.DONE
+    return Outcome(slide, state, time.perf_counter() - began, summary, prepared.run.store.uri)
+
+
+def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
+    plan, uri = prepared.run.plan, prepared.run.store.uri
+    if prepared.state is State.DONE:
+        summary = read_summary(prepared.run.store)
+        view.line(f"{plan.slide.name}: done already, {summary.nuclei:,} nuclei; again with --overwrite")
+    else:
+        with_tissue = len(prepared.run.shards_with_tissue())
+        share = plan.tissue.area_px / (plan.height_px * plan.width_px)
+        view.line(
+            f"{plan.slide.name}: {plan.width_px:,} x {plan.height_px:,} px at {plan.slide.mpp.x:.4g} um/px; "
+            f"{with_tissue} of {len(plan.grid)} shards have tissue ({share:.0%} of the slide); "
+            f"{plan.model.name} {plan.model.version} in {plan.model.precision}"
+            + (", resumed" if prepared.state is State.RESUMED else "")
+        )
+        summary = finish(prepared, shared.get(), view)
+        view.line(
+            f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of {summary.tissue_mm2:.4g} mm2 of tissue"
+        )
+    view.line(f"result  {uri}\nreport  {uri}/report/index.html")
+    return summary
+
+
+def _print_table(outcomes: Sequence[Outcome]) -> None:
+    table = Table(box=None, header_style="", pad_edge=False)
+    for column in ("slide", "nuclei", "tissue mm2", "time s", "MP/s", "state"):
+        table.add_column(column, justify="left" if column in ("slide", "state") else "right")
+    for outcome in outcomes:
+        summary = outcome.summary
+        numbers = (
+            (f"{summary.nuclei:,}", f"{summary.tissue_mm2:.1f}", f"{outcome.seconds:.1f}", f"{summary.tissue_mp_s:.1f}")
+            if summary is not None
+            else ("", "", f"{outcome.seconds:.1f}", "")
+        )
+        table.add_row(outcome.uri.rsplit("/", 1)[-1], *numbers, outcome.state)
+    Console(soft_wrap=True).print(table, markup=False)

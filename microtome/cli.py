@@ -1,0 +1,210 @@
+"""The command line: parse, call, show; no logic of its own."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from microtome import __version__
+from microtome.errors import MicrotomeError
+
+app = typer.Typer(
+    help="A pathology slide in; every nucleus found and outlined, and a labelled OME-Zarr pyramid out. "
+    "For research, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models = typer.Typer(help="Models: import one, make its int8 twin.", no_args_is_help=True)
+app.add_typer(models, name="model")
+
+USERS_MISTAKE, OURS, INTERRUPTED = 2, 1, 130
+
+Slides = Annotated[list[str], typer.Argument(metavar="SLIDE...", help="Path, folder of DICOM, or s3://...")]
+Out = Annotated[str, typer.Option("-o", "--output", metavar="OUTDIR", help="Makes OUTDIR/NAME.ome.zarr.")]
+Model = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Folder of a model, or the name of a shipped one.")
+]
+MppOption = Annotated[float | None, typer.Option("--mpp", help="um/px of level 0, where the file is silent or wrong.")]
+PrecisionChoice = Annotated[
+    str, typer.Option(metavar="auto|f32|bf16|int8", help="What the network computes in; auto: fastest here.")
+]
+Tissue = Annotated[
+    str | None, typer.Option(metavar="FILE", help="GeoJSON or mask image that says where the tissue is.")
+]
+NoTissue = Annotated[bool, typer.Option("--no-tissue", help="Look for nuclei everywhere, glass too.")]
+ShardSize = Annotated[
+    int | None, typer.Option("--shard-size", metavar="PX", help="Side of a shard; by the slide's size.")
+]
+OnBadTileOption = Annotated[
+    str, typer.Option("--on-bad-tile", metavar="fail|blank", help="Tiles that cannot be decoded: stop, or glass.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"microtome {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def segment(
+    slides: Slides,
+    output: Out,
+    model: Model = None,
+    mpp: MppOption = None,
+    precision: PrecisionChoice = "auto",
+    tissue: Tissue = None,
+    no_tissue: NoTissue = False,
+    ngff: Annotated[str, typer.Option(metavar="0.5|0.4", help="0.4 for older readers, QuPath 0.7 among them.")] = "0.5",
+    pixels: Annotated[
+        str, typer.Option(metavar="auto|lossless|source|none", help="What the result holds of the slide's pixels.")
+    ] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine; one a core by default.")] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="tcp://...", help="A Dask cluster that exists.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    shard_size: ShardSize = None,
+    on_bad_tile: OnBadTileOption = "fail",
+    json: Annotated[bool, typer.Option("--json", help="The summary on stdout, and nothing else.")] = False,
+) -> None:
+    """Find every nucleus of one slide or many."""
+    from microtome.batch import segment_slides
+    from microtome.cluster import ClusterSpec
+    from microtome.options import Options
+
+    options = Options(
+        model=model,
+        mpp=mpp,
+        precision=precision,
+        tissue=tissue,
+        no_tissue=no_tissue,
+        ngff=ngff,
+        pixels=pixels,
+        shard_px=shard_size,
+        on_bad_tile=on_bad_tile,
+    )
+    spec = ClusterSpec(scheduler=scheduler, workers=workers)
+    raise typer.Exit(segment_slides(slides, output, options, spec, overwrite=overwrite, as_json=json))
+
+
+@app.command()
+def inspect(
+    slide: Annotated[str, typer.Argument(metavar="SLIDE")],
+    model: Model = None,
+    mpp: MppOption = None,
+    precision: PrecisionChoice = "auto",
+    tissue: Tissue = None,
+    no_tissue: NoTissue = False,
+    shard_size: ShardSize = None,
+) -> None:
+    """Format, levels, um/px, tissue, and what a run would cost."""
+    from microtome.inspection import inspect_slide
+    from microtome.options import Options
+
+    options = Options(
+        model=model, mpp=mpp, precision=precision, tissue=tissue, no_tissue=no_tissue, shard_px=shard_size
+    )
+    print(inspect_slide(slide, options))
+
+
+@app.command()
+def verify(result: Annotated[str, typer.Argument(metavar="RESULT")]) -> None:
+    """Is this result whole and valid? Exit 1 and every reason if not."""
+    from microtome.testing import verify_result
+
+    verification = verify_result(result)
+    print(verification)
+    raise typer.Exit(0 if verification.ok else OURS)
+
+
+@app.command()
+def export(
+    result: Annotated[str, typer.Argument(metavar="RESULT")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE")],
+    format: Annotated[str, typer.Option(metavar="geojson|geoparquet|csv")] = "geojson",
+) -> None:
+    """Write the nuclei of a result in another format."""
+    from microtome.export import export_result
+
+    print(f"{export_result(result, format, output):,} nuclei in {output}")
+
+
+@app.command()
+def doctor() -> None:
+    """CPU features, precision that will be used, versions, memory, disk."""
+    from microtome.doctor import examine
+
+    print(examine())
+
+
+@models.command("import")
+def import_model(
+    folder: Annotated[Path, typer.Argument(help="A StarDist model folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to make.")],
+    name: Annotated[str | None, typer.Option(help="By default the folder's name.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px that the network was trained at.")] = None,
+    percentiles: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Of the slide's pixels, seen as 0 and 1; LOW `none`: 0 is 0."),
+    ] = None,
+) -> None:
+    """Turn a StarDist model folder into one of microtome's, without TensorFlow."""
+    from microtome.stardist_import import import_stardist, parse_percentiles
+
+    card = import_stardist(
+        folder, output, name=name or folder.name, mpp=mpp, normalisation=parse_percentiles(percentiles)
+    )
+    for assumption in card.assumptions:
+        print(f"taken for granted: {assumption}")
+    print(f"{card.name} {card.version} in {output}: {', '.join(card.precisions)}")
+
+
+@models.command()
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    images: Annotated[Path, typer.Option(metavar="FOLDER", help="Labelled images: images/ and masks/.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to make.")],
+) -> None:
+    """Make a model's int8 twin and measure what it costs in accuracy."""
+    from microtome.model import find_model
+    from microtome.quantize import quantize as quantize_model
+
+    print(quantize_model(find_model(model), images, output))
+
+
+def main() -> None:
+    """Entry point: errors of the user's become one sentence and exit code 2."""
+    with _sigterm_as_interrupt():
+        try:
+            app()
+        except MicrotomeError as error:
+            _fail(f"error: {error}", USERS_MISTAKE)
+        except KeyboardInterrupt:
+            _fail("interrupted; what is finished is kept: to go on, give the same command again", INTERRUPTED)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    print(sentence, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""infer: the network on every tile with tissue; per shard, the candidates that may be nuclei.
+
+A shard's part holds the candidates whose points lie in it: those kept for good, and those
+whose fate hangs on a neighbour. `stitch` settles the latter.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from microtome.arrays import Pixels
+from microtome.cluster import Cluster
+from microtome.grid import Shard, Window
+from microtome.records import StageReport
+from microtome.seams import part_to_bytes
+from microtome.stages.pixels import read_network_pixels
+from microtome.stages.run import Run, network_of
+from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
+from microtome.stardist import Candidates, decode, settle
+
+NAME = "infer"
+AFTER = ()
+
+
+def part_key(shard: Shard) -> str:
+    return f"parts/infer/{shard.key}.bin"
+
+
+def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
+    """Candidates of every shard with tissue that the manifest lacks, those with most tissue first."""
+    shards = sorted(run.shards_with_tissue(), key=lambda shard: -run.tissue.share_of(shard.window))
+    calls = [(shard.index,) for shard in shards]
+    return stage_report(NAME, sweep(run, cluster, NAME, infer_shard, calls, on_shard, priority=1))
+
+
+def infer_shard(run: Run, index: int, tally: Tally) -> None:
+    """Candidates of one shard, locally settled, as a part in the store."""
+    shard = run.plan.grid[index]
+    window = run.network_window(shard)
+    network = network_of(run)
+    found = []
+    for core, around, pixels, read_s in _tiles(run, window, tally):
+        began = time.perf_counter()
+        with tally.timed("network"):
+            prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        with tally.timed("decode"):
+            candidates = decode(
+                prob,
+                dist,
+                origin_px=(around.y0, around.x0),
+                core=core,
+                slide=run.plan.network_window,
+                threshold=run.plan.model.prob_threshold,
+                grid=network.grid,
+            )
+            found.append(_on_tissue(run, candidates))
+        tally.tiles += 1
+        tally.pixels += around.area_px
+        tally.tile_s.append(read_s + time.perf_counter() - began)
+    candidates = Candidates.concatenate(found)
+    tally.candidates = len(candidates)
+    with tally.timed("suppress"):
+        states = settle(
+            candidates, run.plan.model.nms_threshold, complete=window, slide=run.plan.network_window
+        )
+    with tally.timed("write"):
+        tally.keys.append(run.store.put(part_key(shard), part_to_bytes(candidates, states)))
+
+
+def _tiles(run: Run, window: Window, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
+    """(core, input window, its pixels, seconds of reading them); one tile is read ahead."""
+    cores = run.tiling.cores(window, run.occupied(window))
+
+    def read(core: Window) -> tuple[Window, Window, Pixels, float]:
+        began = time.perf_counter()
+        around = run.tiling.input_of(core)
+        pixels = read_network_pixels(run.slide, run.plan.scale, around, run.plan.network_window)
+        return core, around, pixels, time.perf_counter() - began
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        ahead = [reader.submit(read, core) for core in cores[:1]]
+        for following in (*cores[1:], None):
+            if not ahead:
+                return
+            core, around, pixels, read_s = ahead.pop().result()
+            if following is not None:
+                ahead.append(reader.submit(read, following))
+            tally.parts_s["read"] = tally.parts_s.get("read", 0.0) + read_s
+            tally.bytes_read += pixels.nbytes
+            yield core, around, pixels, read_s
+
+
+def _on_tissue(run: Run, candidates: Candidates) -> Candidates:
+    """Those whose point lies on tissue: the mask decides, not which tiles happened to be run."""
+    points = (candidates.points_px + 0.5) / run.plan.scale.factor
+    return candidates.take(np.flatnonzero(run.tissue.holds(points)))

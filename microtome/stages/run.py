@@ -1,0 +1,117 @@
+"""A run as its stages see it: the plan, the store, and what a process opens once and keeps.
+
+What travels to a worker is a `RunRef`; each process opens the rest itself.
+"""
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from microtome.arrays import Mask
+from microtome.errors import NoResultHere
+from microtome.grid import Shard, Window
+from microtome.model import Network, load_model
+from microtome.plan import Plan
+from microtome.slides import OnBadTile, Slide, open_slide
+from microtome.store import ResultStore
+from microtome.tiling import CELL_PX, Tiling, cells_of
+from microtome.tissue_mask import TissueMask
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Names a run: small enough to go along with every task."""
+
+    uri: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return self.fingerprint[:12]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A plan and the store of its result, opened in this process."""
+
+    plan: Plan
+    store: ResultStore
+
+    @property
+    def ref(self) -> RunRef:
+        return RunRef(self.store.uri, self.plan.fingerprint)
+
+    @cached_property
+    def slide(self) -> Slide:
+        return open_slide(self.plan.slide.uri, on_bad_tile=OnBadTile(self.plan.slide.on_bad_tile))
+
+    @cached_property
+    def tissue(self) -> TissueMask:
+        return self.plan.tissue_mask
+
+    @cached_property
+    def tiling(self) -> Tiling:
+        return self.plan.tiling
+
+    def shards_with_tissue(self) -> tuple[Shard, ...]:
+        return tuple(shard for shard in self.plan.grid if self.tissue.touches(shard.window))
+
+    def shards_near_tissue(self) -> tuple[Shard, ...]:
+        """Shards that may hold nuclei, or pixels of one: those with tissue and their neighbours."""
+        near = {
+            neighbour.index
+            for shard in self.shards_with_tissue()
+            for neighbour in self.plan.grid.around(shard)
+        }
+        return tuple(self.plan.grid[index] for index in sorted(near))
+
+    def occupied(self, window: Window) -> Mask:
+        """Which cells of `tiling.CELL_PX` of a window (network px) have tissue: (rows, cols) bool."""
+        rows, cols = cells_of(window)
+        scale = self.plan.scale
+        cells = np.zeros((rows, cols), bool)
+        for row, col in product(range(rows), range(cols)):
+            cell = Window(0, 0, CELL_PX, CELL_PX).shift(window.y0 + row * CELL_PX, window.x0 + col * CELL_PX)
+            cells[row, col] = self.tissue.touches(scale.to_level0(cell))
+        return cells
+
+    def network_window(self, shard: Shard) -> Window:
+        """The shard in network px, cut at the slide's edge."""
+        return self.plan.scale.to_network(shard.window).intersect(self.plan.network_window)
+
+
+@lru_cache(maxsize=4)
+def open_run(ref: RunRef) -> Run:
+    """The run of this process, opened once.
+
+    Raises
+    ------
+    NoResultHere
+        If the store holds no plan, or another one than the reference says.
+    """
+    cv2.setNumThreads(1)
+    store = ResultStore(ref.uri)
+    plan = Plan.from_json(store.get("plan.json"))
+    if plan.fingerprint != ref.fingerprint:
+        raise NoResultHere(ref.uri)
+    return Run(plan, store)
+
+
+_networks = threading.local()
+
+
+def network_of(run: Run) -> Network:
+    """The compiled network of this thread; another model or precision replaces it."""
+    model = run.plan.model
+    wanted = (model.digest, model.precision, model.low, model.high)
+    if getattr(_networks, "wanted", None) != wanted:
+        _networks.network = load_model(
+            Path(model.uri), precision=model.precision, threads=1, limits=(model.low, model.high)
+        )
+        _networks.wanted = wanted
+    network: Network = _networks.network
+    return network

@@ -1,0 +1,185 @@
+"""One sweep over shards: what is left to do, fan it out, record each, close.
+
+Every stage is one sweep or a few in a row. What a sweep has done is in its manifest.
+"""
+
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from microtome import metrics
+from microtome.cluster import Cluster
+from microtome.errors import SlideDamaged
+from microtome.records import KeyRecord, ShardReport, StageReport
+from microtome.slides import BadTile, BadTiles
+from microtome.stages.run import Run, RunRef, open_run
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a sweep stands, for whoever shows it."""
+
+    stage: str
+    done: int
+    of: int
+    pixels: int
+    nuclei: int
+    resumed: int
+    report: ShardReport | None
+    """The shard that has just been finished; None at the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A sweep that is complete."""
+
+    reports: dict[int, ShardReport]
+    resumed: int
+    wall_s: float
+    """Of this run alone."""
+
+
+type OnShard = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one task counts while it works; becomes its `ShardReport`."""
+
+    pixels: int = 0
+    tiles: int = 0
+    nuclei: int = 0
+    candidates: int = 0
+    seam_conflicts: int = 0
+    bytes_read: int = 0
+    tile_s: list[float] = field(default_factory=list)
+    parts_s: dict[str, float] = field(default_factory=dict)
+    keys: list[KeyRecord] = field(default_factory=list)
+    bad_tiles: set[BadTile] = field(default_factory=set)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the block's seconds to that kind of work."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.parts_s[part] = self.parts_s.get(part, 0.0) + time.perf_counter() - began
+
+
+type Work = Callable[..., None]
+"""`work(run, shard index, tally, *more)`: does one shard and counts what it did."""
+
+
+def sweep(
+    run: Run,
+    cluster: Cluster,
+    name: str,
+    work: Work,
+    calls: Sequence[tuple[Any, ...]],
+    on_shard: OnShard,
+    *,
+    priority: int = 0,
+) -> Swept:
+    """Do every call `(shard index, *more)` that the manifest lacks.
+
+    Raises
+    ------
+    SlideDamaged
+        After all shards were tried, if tiles of the slide could not be decoded.
+    """
+    began = time.perf_counter()
+    wanted = {call[0] for call in calls}
+    reports = {shard: report for shard, report in run.store.reports(name).items() if shard in wanted}
+    resumed = len(reports)
+    if len(reports) == len(wanted) and run.store.is_closed(name):
+        return Swept(reports, resumed, 0.0)
+    unread: set[BadTile] = set()
+
+    def done(report: ShardReport) -> None:
+        unread.update(BadTile(*place) for place in report.bad_tiles)
+        reports[report.shard] = report
+        on_shard(_progress(name, len(calls), reports, resumed, report))
+
+    left = [call for call in calls if call[0] not in reports]
+    on_shard(_progress(name, len(calls), reports, resumed, None))
+    cluster.fan_out(
+        do_shard,
+        [(run.ref, name, work, *call) for call in left],
+        done,
+        name=f"{name}-{run.ref}",
+        priority=priority,
+    )
+    if unread and run.plan.slide.on_bad_tile == "fail":
+        first = min(unread)
+        place = (first.level, first.index, first.y_px, first.x_px)
+        raise SlideDamaged(run.plan.slide.uri, len(unread), run.slide.tiles, place)
+    run.store.close_stage(name, [reports[index] for index in sorted(reports)])
+    return Swept(reports, resumed, time.perf_counter() - began)
+
+
+def stage_report(stage: str, *sweeps: Swept) -> StageReport:
+    """A stage as the sum of its sweeps."""
+    return StageReport.of(
+        stage,
+        [report for swept in sweeps for report in swept.reports.values()],
+        resumed=sum(swept.resumed for swept in sweeps),
+        wall_s=sum(swept.wall_s for swept in sweeps),
+    )
+
+
+def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> ShardReport:
+    """One task, in a worker: do the shard, write its record, count it."""
+    run = open_run(ref)
+    tally = Tally()
+    began_s, began, cpu = time.time(), time.perf_counter(), time.process_time()
+    try:
+        work(run, shard, tally, *more)
+    except BadTiles as error:
+        tally.bad_tiles.update(error.tiles)
+    except Exception as error:
+        metrics.failures.labels(name, type(error).__name__).inc()
+        error.add_note(f"in stage {name}, shard {shard} of {run.plan.slide.uri}")
+        raise
+    report = ShardReport(
+        stage=name,
+        shard=shard,
+        began_s=began_s,
+        seconds=time.perf_counter() - began,
+        cpu_s=time.process_time() - cpu,
+        pixels=tally.pixels,
+        tiles=tally.tiles,
+        nuclei=tally.nuclei,
+        candidates=tally.candidates,
+        seam_conflicts=tally.seam_conflicts,
+        bytes_read=tally.bytes_read,
+        bytes_written=sum(key.bytes for key in tally.keys),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        worker=f"{os.uname().nodename}:{os.getpid()}",
+        tile_s=tuple(tally.tile_s),
+        parts_s=tally.parts_s,
+        keys=tuple(tally.keys),
+        bad_tiles=tuple(sorted((t.level, t.index, t.y_px, t.x_px) for t in tally.bad_tiles)),
+    )
+    if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":
+        run.store.put_report(report)
+    metrics.observe(report, run.plan.model.name, run.plan.model.precision)
+    return report
+
+
+def _progress(
+    name: str, of: int, reports: dict[int, ShardReport], resumed: int, report: ShardReport | None
+) -> Progress:
+    return Progress(
+        stage=name,
+        done=len(reports),
+        of=of,
+        pixels=sum(done.pixels for done in reports.values()),
+        nuclei=sum(done.nuclei for done in reports.values()),
+        resumed=resumed,
+        report=report,
+    )
