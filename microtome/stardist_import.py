@@ -226,7 +226,7 @@ def _unet(node: ov.Node, config: Config, layers: "_Layers") -> ov.Node:
     activation = config.unet_activation
 
     def filters(level: int) -> int:
-        return config.unet_n_filter_base * 2 ** max(0, level)
+        return int(config.unet_n_filter_base * 2 ** max(0, level))
 
     skips = []
     for level in range(depth):
