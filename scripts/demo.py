@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 from drawn_slide import Truth, draw_slide, score, truth_path
 
@@ -112,15 +113,16 @@ def show(store: ResultStore, summary: Summary, slide: str) -> None:
     """What was found and where it lies."""
     line = f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of tissue"
     if truth_path(Path(slide)).exists():
-        table = pyarrow.parquet.read_table(Path(store.uri) / TABLE, columns=["centre_y_px", "centre_x_px"])
-        centres = table.to_pandas().to_numpy()
+        columns = ["centre_y_px", "centre_x_px"]
+        table = pyarrow.parquet.read_table(Path(store.uri) / TABLE, columns=columns)
+        centres = np.stack([table[column].to_numpy() for column in columns], axis=1)
         found, not_drawn = score(Truth.load(truth_path(Path(slide))), centres)
         line += f"; {found:.1%} of the drawn ones found, {not_drawn:.1%} not drawn"
     result = os.path.relpath(store.uri)
     print(line)
     print(f"result {result}        report {result}/report/index.html")
     print(
-        f"look   napari {result} · QuPath: drag tables/nuclei.geojson.gz onto the slide · a browser: make view"
+        f"look   napari {result} · QuPath: drag tables/nuclei.geojson.gz onto the slide · browser: make view"
     )
 
 
