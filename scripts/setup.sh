@@ -30,7 +30,7 @@ find_python() {
     done
     if command -v uv >/dev/null; then
         uv python install --quiet 3.12 >/dev/null 2>&1 || true
-        uv python find '>=3.12' 2>/dev/null && return
+        uv python find --system '>=3.12' 2>/dev/null && return
     fi
     echo "error: no Python 3.12 or newer found; install one (Debian: python3.12 and python3.12-venv;" \
         "any system: uv, then \`uv python install 3.12\`) and run the same command again" >&2
