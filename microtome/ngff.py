@@ -201,8 +201,13 @@ def _group(plan: "Plan", path: str, attributes: Json) -> dict[str, bytes]:
 
 def _array(spec: ArraySpec) -> dict[str, bytes]:
     if spec.ngff == "0.4":
-        return {f"{spec.path}/.zarray": _dump(_array_v2(spec)), f"{spec.path}/.zattrs": _dump({})}
-    return {f"{spec.path}/zarr.json": _dump(_array_v3(spec))}
+        return {f"{spec.path}/.zarray": array_document(spec), f"{spec.path}/.zattrs": _dump({})}
+    return {f"{spec.path}/zarr.json": array_document(spec)}
+
+
+def array_document(spec: ArraySpec) -> bytes:
+    """Zarr's metadata of an array: its `zarr.json` or `.zarray`."""
+    return _dump(_array_v3(spec) if spec.ngff == "0.5" else _array_v2(spec))
 
 
 def _array_v2(spec: ArraySpec) -> Json:

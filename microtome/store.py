@@ -5,18 +5,25 @@ the keys that exist; and what the manifest says is believed only of keys that ha
 """
 
 import io
+import json
 from collections.abc import Buffer, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 from pydantic import TypeAdapter, ValidationError
 
+from microtome.grid import Window
 from microtome.keyspace import Bucket, Folder, Keyspace
+from microtome.ngff import ArraySpec, array_document
 from microtome.records import KeyRecord, ShardReport
+
+if TYPE_CHECKING:
+    from zarr import Array
+    from zarr.abc.store import Store
 
 MANIFEST = "manifest"
 READERS = 16
@@ -87,6 +94,32 @@ class ResultStore:
     def reading(self, key: str) -> BinaryIO:
         """A key as a file that can be sought."""
         return self._keys.reading(key)
+
+    def read_array(self, spec: ArraySpec, window: Window) -> Any:
+        """A window of an array, read by zarr-python; its metadata need not be written yet.
+
+        Parameters
+        ----------
+        spec
+            The array.
+        window
+            Within the array, px of its level.
+
+        Returns
+        -------
+        Pixels or Labels
+            (c, y, x) uint8 or (y, x) uint32, as `spec` says; what was not written is `spec.fill`.
+        """
+        rows, cols = slice(window.y0, window.y1), slice(window.x0, window.x1)
+        return open_array(self._zarr, spec)[..., rows, cols]
+
+    @cached_property
+    def _zarr(self) -> "Store":
+        from zarr.storage import FsspecStore, LocalStore  # half a second, of use to few
+
+        if self.is_local:
+            return LocalStore(self.uri, read_only=True)
+        return FsspecStore.from_url(self.uri, read_only=True)
 
     def exists(self, key: str) -> bool:
         return self._keys.exists(key)
@@ -171,6 +204,18 @@ class ResultStore:
         with ThreadPoolExecutor(READERS) as pool:
             listings = pool.map(self.sizes, sorted(folders))
             return {key: size for listing in listings for key, size in listing.items()}
+
+
+def open_array(store: "Store", spec: ArraySpec) -> "Array[Any]":
+    """An array of a result as zarr-python's, without a look at the metadata in the store."""
+    from zarr import Array
+    from zarr.core.array import AsyncArray
+    from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+    from zarr.storage import StorePath
+
+    kind = ArrayV3Metadata if spec.ngff == "0.5" else ArrayV2Metadata
+    metadata = kind.from_dict(json.loads(array_document(spec)))
+    return Array(AsyncArray(metadata=metadata, store_path=StorePath(store, spec.path)))
 
 
 class Sink(io.RawIOBase):
