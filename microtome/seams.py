@@ -1,0 +1,270 @@
+"""Where shards meet: what neighbours decide together, and who owns a nucleus.
+
+A shard alone leaves candidates near its edges undecided (`stardist.settle`); they travel to the
+next stage in a `Part`, with those that are kept for certain. There the parts of a block of shards
+settle what one shard needs, exactly as one suppression of the whole slide would; where the block
+is too small to be certain, it grows.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from microtome.arrays import Ints, Mask
+from microtome.grid import Grid, Scale, Shard, Window
+from microtome.nuclei import Nuclei
+from microtome.polygons import visible_px
+from microtome.stardist import (
+    MAX_RADIUS_PX,
+    RADIUS_STEPS_PER_PX,
+    Candidates,
+    State,
+    States,
+    by_priority,
+    outlines,
+    settle,
+    suppress,
+)
+
+_HEADER = struct.Struct("<4sIII4q")
+_MAGIC = b"MTP1"
+_ROUNDING_PX = 2
+"""How far, network px, rounding and pixel centres can move an outline."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """What the candidates of one shard leave to the next stage: those kept and those undecided."""
+
+    candidates: Candidates
+    """In raster order, so that the tiles they come from cannot show."""
+    window: Window
+    """The shard, network px: no candidate outside of it."""
+
+    @classmethod
+    def of(cls, candidates: Candidates, states: States, window: Window) -> Self:
+        """The part of a settled shard."""
+        rows = np.flatnonzero(states != State.SUPPRESSED)
+        points = candidates.points_px[rows]
+        return cls(candidates=candidates.take(rows[np.lexsort((points[:, 1], points[:, 0]))]), window=window)
+
+
+def part_to_bytes(part: Part) -> bytes:
+    """The part for a file: the same part gives the same bytes."""
+    candidates, window = part.candidates, part.window
+    count, n_rays = candidates.radii_px.shape
+    radii = (candidates.radii_px * RADIUS_STEPS_PER_PX).astype("<u2")
+    # High bytes apart from low ones: they repeat, and compress.
+    columns = radii.T.copy().view(np.uint8).reshape(-1, 2).T
+    header = _HEADER.pack(_MAGIC, count, n_rays, 0, window.y0, window.x0, window.y1, window.x1)
+    body = b"".join(
+        [
+            candidates.prob.astype("<f4").tobytes(),
+            candidates.points_px.astype("<i4").T.tobytes(),
+            columns.tobytes(),
+        ]
+    )
+    return header + zstandard.ZstdCompressor(level=1, write_checksum=True).compress(body)
+
+
+def part_from_bytes(content: bytes) -> Part:
+    """The part that `part_to_bytes` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the bytes are not a part.
+    zstandard.ZstdError
+        If they are damaged.
+    """
+    if content[:4] != _MAGIC:
+        raise ValueError(f"not a part: begins with {content[:4]!r}, expected {_MAGIC!r}")
+    _, count, n_rays, _, y0, x0, y1, x1 = _HEADER.unpack_from(content)
+    body = zstandard.ZstdDecompressor().decompress(content[_HEADER.size :])
+    prob = np.frombuffer(body, "<f4", count)
+    points = np.frombuffer(body, "<i4", 2 * count, 4 * count).reshape(2, count).T
+    columns = np.frombuffer(body, np.uint8, 2 * count * n_rays, 12 * count).reshape(2, -1)
+    radii = columns.T.copy().view("<u2").reshape(n_rays, count).T
+    candidates = Candidates(
+        prob=prob.astype(np.float32),
+        points_px=np.ascontiguousarray(points, np.int32),
+        radii_px=np.ascontiguousarray(radii, np.float32) / np.float32(RADIUS_STEPS_PER_PX),
+    )
+    return Part(candidates=candidates, window=Window(y0, x0, y1, x1))
+
+
+def settle_shard(
+    read_part: Callable[[Shard], Part],
+    grid: Grid,
+    shard: Shard,
+    scale: Scale,
+    *,
+    max_overlap: float,
+    max_radius_px: int = MAX_RADIUS_PX,
+) -> Candidates:
+    """The nuclei that touch a shard, and those that may hide a part of them.
+
+    Parameters
+    ----------
+    read_part
+        The part of a shard; called for the shards around, further off only where needed.
+    grid
+        The shards of the slide, level-0 px.
+    scale
+        Network px per level-0 px.
+
+    Returns
+    -------
+    Candidates
+        By falling priority; the same ones that a suppression of the whole slide keeps there.
+    """
+    slide, window = scale.to_network(grid.window), scale.to_network(shard.window)
+    parts: dict[int, Part] = {}
+    reach = 0
+    while True:
+        reach += 1
+        around = grid.around(shard, reach)
+        for other in around:
+            if other.index not in parts:
+                parts[other.index] = read_part(other)
+        complete = scale.to_network(_hull([other.window for other in around]))
+        settled = settle_block(
+            list(parts.values()),
+            window,
+            complete=complete,
+            slide=slide,
+            max_overlap=max_overlap,
+            max_radius_px=max_radius_px,
+        )
+        if settled is not None:
+            return settled
+
+
+def settle_block(
+    parts: Sequence[Part],
+    window: Window,
+    *,
+    complete: Window,
+    slide: Window,
+    max_overlap: float,
+    max_radius_px: int = MAX_RADIUS_PX,
+) -> Candidates | None:
+    """The nuclei that touch a window, and those that may hide a part of them, from some parts.
+
+    Parameters
+    ----------
+    parts
+        Those of all shards in `complete`.
+    window, complete, slide
+        What is asked for, what the parts cover, and the whole image, network px.
+
+    Returns
+    -------
+    Candidates or None
+        By falling priority. None if that cannot be told from these parts: more are needed.
+    """
+    candidates = Candidates.concatenate([part.candidates for part in parts])
+    margin_px = max_radius_px
+    while True:
+        margin_px *= 2
+        seen = window.grow(margin_px).intersect(complete)
+        settled = _settle_seen(candidates, window, seen, slide, max_overlap, max_radius_px)
+        if settled is not None or seen == complete:
+            return settled
+
+
+def _settle_seen(
+    candidates: Candidates,
+    window: Window,
+    seen: Window,
+    slide: Window,
+    max_overlap: float,
+    max_radius_px: int,
+) -> Candidates | None:
+    inside = candidates.take(_in_window(candidates.points_px, seen))
+    states = settle(inside, max_overlap, complete=seen, slide=slide, max_radius_px=max_radius_px)
+    present = inside.take(states != State.SUPPRESSED)
+    boxes = _boxes(present)
+    touching = boxes[_touch(boxes, window)]
+    # Whatever overlaps one of those lies within their common bounds.
+    whole = _hull([window, *(Window(*box) for box in touching.tolist())])
+    if not _covers(seen, whole.grow(max_radius_px + _ROUNDING_PX).intersect(slide)):
+        return None
+    rows = np.flatnonzero(_touch(boxes, whole))
+    if np.any(states[states != State.SUPPRESSED][rows] == State.UNDECIDED):
+        return None
+    wanted = present.take(rows)
+    return wanted.take(by_priority(wanted))
+
+
+def _in_window(points: npt.NDArray[np.int32], window: Window) -> Mask:
+    y, x = points.T
+    inside: Mask = (y >= window.y0) & (y < window.y1) & (x >= window.x0) & (x < window.x1)
+    return inside
+
+
+def _boxes(candidates: Candidates) -> Ints:
+    """(n, 4) y0, x0, y1, x1 that hold the outlines, rounding included."""
+    longest = np.ceil(candidates.radii_px.max(axis=1, initial=0)).astype(np.int64) + _ROUNDING_PX
+    points = candidates.points_px.astype(np.int64)
+    return np.concatenate([points - longest[:, None], points + longest[:, None]], axis=1)
+
+
+def _touch(boxes: Ints, window: Window) -> Mask:
+    y0, x0, y1, x1 = boxes.T
+    touch: Mask = (y1 >= window.y0) & (y0 <= window.y1) & (x1 >= window.x0) & (x0 <= window.x1)
+    return touch
+
+
+def _hull(windows: Sequence[Window]) -> Window:
+    return Window(
+        min(window.y0 for window in windows),
+        min(window.x0 for window in windows),
+        max(window.y1 for window in windows),
+        max(window.x1 for window in windows),
+    )
+
+
+def _covers(outer: Window, inner: Window) -> bool:
+    return outer.intersect(inner) == inner
+
+
+def own(nuclei: Nuclei, window: Window) -> Ints:
+    """Rows whose centroid lies in the window (level-0 px): each nucleus is in one shard."""
+    y, x = nuclei.centre_px.T
+    return np.flatnonzero((y >= window.y0) & (y < window.y1) & (x >= window.x0) & (x < window.x1))
+
+
+def own_nuclei(settled: Candidates, window: Window, scale: Scale, slide: Window) -> Nuclei:
+    """The nuclei of a shard, in the order of their ids.
+
+    Parameters
+    ----------
+    settled
+        From `settle_shard`.
+    window, slide
+        The shard and the whole slide, level-0 px.
+
+    Returns
+    -------
+    Nuclei
+        Those whose centroid lies in the window and that have at least one visible pixel anywhere,
+        by (y, x) of their centroid.
+    """
+    nuclei = outlines(settled, scale, slide)
+    rows = own(nuclei, window)
+    rows = rows[visible_px(nuclei)[rows] > 0]
+    y, x = nuclei.centre_px[rows].T
+    return nuclei.take(rows[np.lexsort((x, y))])
+
+
+def count_seam_conflicts(part: Part, settled: Candidates, max_overlap: float) -> int:
+    """How many nuclei the shard alone would have kept that its neighbours suppress."""
+    alone = suppress(part.candidates, max_overlap)
+    kept = {tuple(point) for point in settled.points_px.tolist()}
+    return sum(tuple(point) not in kept for point in alone.points_px.tolist())

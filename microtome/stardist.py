@@ -1,0 +1,269 @@
+"""Network output -> candidates -> which of them are nuclei, in one window at a time.
+
+Everything here is in network px, and a candidate's point is the index of a pixel, as in the
+official StarDist package; `outlines` alone turns to the corner-based level-0 px of the rest of
+the project. Candidates do not remember tiles: the same point has the same radii in all of them.
+
+What differs from the official package, and why:
+
+* radii are rounded to 1/64 px, so that they take two bytes and noise in the last bits is lost;
+* radii end at `MAX_RADIUS_PX`: what lies further off cannot change a candidate's fate, so a
+  shard can be settled without the whole slide. `count_clipped` tells how many this met.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from microtome import overlap
+from microtome.arrays import Doubles, Floats, Ints
+from microtome.grid import Scale, Window
+from microtome.nuclei import Nuclei
+from microtome.polygons import to_nuclei
+
+MAX_RADIUS_PX = 96
+"""Longest radius, network px: 24 um at 0.25 um/px, several times that of a nucleus."""
+
+RADIUS_STEPS_PER_PX = 64
+"""Radii are rounded to 1/64 px, once, before anything is decided by them."""
+
+BORDER_CELLS = 2
+"""Cells of the network's output that the official package leaves out along the image's edge."""
+
+NETWORK_STEP_PX = 16
+"""Images are padded at the bottom and right to a multiple of this before the network sees them."""
+
+type States = npt.NDArray[np.uint8]
+"""(n,) uint8, values of `State`."""
+
+
+class State(IntEnum):
+    """What is known of a candidate."""
+
+    KEPT = overlap.KEPT
+    SUPPRESSED = overlap.SUPPRESSED
+    UNDECIDED = overlap.UNDECIDED
+    """Candidates that were not seen may still decide."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Candidates:
+    """n candidates, in any order."""
+
+    prob: Floats
+    """(n,) float32, 0..1."""
+    points_px: npt.NDArray[np.int32]
+    """(n, 2) int32, (y, x): index of the network pixel."""
+    radii_px: Floats
+    """(n, n_rays) float32, network px, multiples of 1/64."""
+
+    def __len__(self) -> int:
+        return len(self.prob)
+
+    def take(self, rows: Ints | npt.NDArray[np.bool_]) -> Self:
+        """The given rows, in the given order; or those where a mask is true."""
+        return type(self)(prob=self.prob[rows], points_px=self.points_px[rows], radii_px=self.radii_px[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """All rows of one or more parts, in order."""
+        return cls(
+            prob=np.concatenate([part.prob for part in parts]),
+            points_px=np.concatenate([part.points_px for part in parts]),
+            radii_px=np.concatenate([part.radii_px for part in parts]),
+        )
+
+    @classmethod
+    def empty(cls, n_rays: int = 32) -> Self:
+        return cls(
+            prob=np.zeros(0, np.float32),
+            points_px=np.zeros((0, 2), np.int32),
+            radii_px=np.zeros((0, n_rays), np.float32),
+        )
+
+
+def decode(
+    prob: Floats,
+    dist: Floats,
+    *,
+    origin_px: tuple[int, int],
+    core: Window,
+    slide: Window,
+    threshold: float,
+    grid_px: int = 2,
+    max_radius_px: int = MAX_RADIUS_PX,
+) -> Candidates:
+    """The candidates of a tile's core.
+
+    Parameters
+    ----------
+    prob
+        (h, w) float32, 0..1: the network's output for the whole tile.
+    dist
+        (h, w, n_rays) float32, network px, C order.
+    origin_px
+        (y, x) of the tile's first pixel, network px, multiples of `grid_px`.
+    core
+        The window whose points this tile owns, network px.
+    slide
+        The whole image, network px. Two cells at its edge have no candidates, as in the official
+        package; at the bottom and right the edge is that of the padded image.
+    threshold
+        Points with more than this are candidates.
+
+    Returns
+    -------
+    Candidates
+        In raster order. Radii are clipped to 1/64..`max_radius_px`.
+    """
+    cells = _cells(core.intersect(_candidate_window(slide, grid_px)), origin_px, grid_px)
+    cells = cells.intersect(Window(0, 0, *prob.shape))
+    if cells.is_empty:
+        return Candidates.empty(dist.shape[2])
+    window = cells.within(Window(0, 0, *prob.shape))
+    ys, xs = np.nonzero(prob[window] > np.float32(threshold))
+    ys, xs = ys + cells.y0, xs + cells.x0
+    radii = np.rint(dist[ys, xs] * np.float32(RADIUS_STEPS_PER_PX))
+    np.clip(radii, 1, max_radius_px * RADIUS_STEPS_PER_PX, out=radii)
+    radii /= np.float32(RADIUS_STEPS_PER_PX)
+    points = np.stack([ys * grid_px + origin_px[0], xs * grid_px + origin_px[1]], axis=1)
+    return Candidates(prob=prob[ys, xs], points_px=points.astype(np.int32), radii_px=radii)
+
+
+def _candidate_window(slide: Window, grid_px: int) -> Window:
+    """Where the official package has candidates: off the padded image's edge, on the slide."""
+    border_px = BORDER_CELLS * grid_px
+    padded_height = -(-slide.height // NETWORK_STEP_PX) * NETWORK_STEP_PX
+    padded_width = -(-slide.width // NETWORK_STEP_PX) * NETWORK_STEP_PX
+    padded = Window(slide.y0, slide.x0, slide.y0 + padded_height, slide.x0 + padded_width)
+    return padded.grow(-border_px).intersect(slide)
+
+
+def _cells(window: Window, origin_px: tuple[int, int], grid_px: int) -> Window:
+    """The output cells whose points lie in the window."""
+    y, x = origin_px
+    return Window(
+        -(-(window.y0 - y) // grid_px),
+        -(-(window.x0 - x) // grid_px),
+        -(-(window.y1 - y) // grid_px),
+        -(-(window.x1 - x) // grid_px),
+    )
+
+
+def count_clipped(candidates: Candidates, max_radius_px: int = MAX_RADIUS_PX) -> int:
+    """How many candidates have a radius as long as the longest allowed."""
+    return int(np.count_nonzero(candidates.radii_px.max(axis=1, initial=0) >= max_radius_px))
+
+
+def settle(
+    candidates: Candidates,
+    max_overlap: float,
+    *,
+    complete: Window,
+    slide: Window,
+    max_radius_px: int = MAX_RADIUS_PX,
+) -> States:
+    """Greedy suppression, as far as it can be told from the candidates that are known.
+
+    The result of the official greedy suppression of all candidates of the slide is certain where
+    this says so, whatever lies outside of `complete`.
+
+    Parameters
+    ----------
+    candidates
+        n rows, none of them suppressed elsewhere; radii of at most `max_radius_px`.
+    max_overlap
+        A candidate is suppressed by a kept one of higher priority (higher probability, ties by
+        (y, x)) if they share more than this part of the smaller outline's area, 0..1.
+    complete
+        Network px. Candidates with points in it are all there, but for suppressed ones.
+    slide
+        The whole image, network px: nothing lies beyond its edges.
+
+    Returns
+    -------
+    States
+        (n,) uint8. KEPT and SUPPRESSED are final.
+
+    Notes
+    -----
+    Schmidt et al. 2018, doi:10.1007/978-3-030-00934-2_30, and `c_non_max_suppression_inds` of the
+    package stardist 0.9.2.
+    """
+    safe = np.array(
+        [
+            complete.y0 + max_radius_px if complete.y0 > slide.y0 else -_FAR_PX,
+            complete.x0 + max_radius_px if complete.x0 > slide.x0 else -_FAR_PX,
+            complete.y1 - max_radius_px if complete.y1 < slide.y1 else _FAR_PX,
+            complete.x1 - max_radius_px if complete.x1 < slide.x1 else _FAR_PX,
+        ],
+        np.int64,
+    )
+    sine, cosine = overlap.rays(candidates.radii_px.shape[1])
+    states: States = overlap.settle_rows(
+        by_priority(candidates),
+        candidates.points_px,
+        np.ascontiguousarray(candidates.radii_px),
+        sine,
+        cosine,
+        float(max_overlap),
+        safe,
+        max_radius_px,
+    )
+    return states
+
+
+_FAR_PX = 1 << 40
+
+
+def suppress(candidates: Candidates, max_overlap: float) -> Candidates:
+    """The nuclei among all candidates of an image, by falling priority."""
+    everywhere = Window(-_FAR_PX, -_FAR_PX, _FAR_PX, _FAR_PX)
+    states = settle(candidates, max_overlap, complete=everywhere, slide=everywhere)
+    order = by_priority(candidates)
+    return candidates.take(order[states[order] == State.KEPT])
+
+
+def by_priority(candidates: Candidates) -> Ints:
+    """Rows by falling probability, ties by (y, x)."""
+    if len(candidates) == 0:
+        return np.zeros(0, np.int64)
+    points = candidates.points_px.astype(np.int64)
+    y, x = (points - points.min(axis=0)).T
+    raster = y * (int(x.max()) + 1) + x
+    # Non-negative floats sort like their bits; one integer key sorts ten times faster than three.
+    bits = np.ascontiguousarray(candidates.prob).view(np.uint32).astype(np.int64)
+    room = int(raster.max()).bit_length()
+    if room + int(bits.max() - bits.min()).bit_length() > 63:
+        return np.lexsort((raster, -bits)).astype(np.int64)
+    return np.argsort(((bits.max() - bits) << room) | raster)
+
+
+def outlines(candidates: Candidates, scale: Scale, slide: Window) -> Nuclei:
+    """The candidates as nuclei with valid outlines, in their order.
+
+    Parameters
+    ----------
+    candidates
+        n rows, network px.
+    scale
+        Network px per level-0 px.
+    slide
+        The whole slide, level-0 px: outlines end at its edges.
+
+    Returns
+    -------
+    Nuclei
+        At most n rows: one whose outline has no area is left out.
+    """
+    sine, cosine = overlap.rays(candidates.radii_px.shape[1])
+    rays = np.stack([sine, cosine], axis=1)
+    vertices: Doubles = candidates.radii_px[:, :, None].astype(np.float64) * rays
+    # A point is the index of a pixel; its centre lies half a pixel from the corner.
+    vertices += candidates.points_px[:, None, :] + 0.5
+    vertices /= scale.factor
+    return to_nuclei(candidates.prob, vertices, slide)
