@@ -1,12 +1,14 @@
 """Single fields as one-level slides: PNG, JPEG, BMP, WebP, JPEG 2000."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from microtome.arrays import Pixels
-from microtome.errors import NotASlide, UnsupportedSlide
+from microtome.errors import DamagedSlide, UnsupportedSlide
 from microtome.slides import jpeg
 from microtome.slides.base import Level, OnBadTile
 from microtome.slides.source import Source, identity
@@ -32,7 +34,7 @@ def open_image(uri: str, source: Source, kind: str, on_bad_tile: OnBadTile) -> T
 
     Raises
     ------
-    NotASlide
+    DamagedSlide
         If it cannot be decoded.
     UnsupportedSlide
         If its pixels are not 8-bit RGB, or there are too many for one piece.
@@ -41,7 +43,7 @@ def open_image(uri: str, source: Source, kind: str, on_bad_tile: OnBadTile) -> T
     try:
         pixels = _decode(encoded, kind)
     except UndecodableTile as error:
-        raise NotASlide(uri, f"a {kind} that is damaged or cut short ({error})") from error
+        raise DamagedSlide(uri, f"a {kind} image that is damaged or cut short ({error})") from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3:
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         has = f"has {channels} channel(s) of {pixels.dtype}, but 8-bit RGB is needed"
@@ -87,15 +89,15 @@ class ImageStore:
         """Nothing is held open."""
 
 
-def _decode(encoded: bytes, kind: str) -> Pixels:
+def _decode(encoded: bytes, kind: str) -> npt.NDArray[Any]:
     if kind == "JPEG":
         return jpeg.decode(encoded)
     try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+        image: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise UndecodableTile(str(error)) from error
     if image is None:
         raise UndecodableTile("its pixels cannot be decoded")
     if image.ndim == 3 and image.shape[2] == 4 and image.dtype == np.uint8:
-        return jpeg.blend_over_white(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image.ndim == 3 else image
+        return jpeg.blend_over_white(np.ascontiguousarray(image[..., [2, 1, 0, 3]]))
+    return np.ascontiguousarray(image[..., ::-1]) if image.ndim == 3 else image

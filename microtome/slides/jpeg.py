@@ -10,6 +10,7 @@ from microtome.arrays import Pixels
 from microtome.slides.tiled import UndecodableTile
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1"}
 SOS, SOF = 0xDA, {0xC0, 0xC1, 0xC2}
 # Adobe's marker, whose last byte says whether three components are RGB (0) or YCbCr (1).
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
@@ -80,6 +81,12 @@ def describe(stream: bytes) -> str:
     return {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1"}.get(
         ratio, ""
     )
+
+
+def says_colour(stream: bytes) -> bool:
+    """Whether the stream has a JFIF or an Adobe marker."""
+    scan = _find(stream, {SOS})
+    return b"JFIF\0" in stream[:scan] or b"\xff\xee\x00\x0eAdobe" in stream[:scan]
 
 
 def _find(stream: bytes, markers: set[int]) -> int:

@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
-from microtome.errors import EmptySlide, NotASlide, SlideNotFound
+from microtome.errors import (
+    EmptySlide,
+    NeedsLocalCopy,
+    NoSlideInFolder,
+    NotASlide,
+    SlideNotFound,
+)
 from microtome.slides.base import OnBadTile, Slide
-from microtome.slides.source import Source, is_remote, open_source
+from microtome.slides.source import Source, is_folder, is_remote, open_source
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+DICOM_MAGIC, DICOM_MAGIC_AT = b"DICM", 128
+CZI_MAGIC = b"ZISRAWFILE"
 HEAD_BYTES = 4096
+VENDOR_SUFFIXES = {".mrxs", ".vms", ".vmu", ".czi"}
 
 
 def open_slide(uri: str, *, on_bad_tile: OnBadTile = OnBadTile.FAIL) -> Slide:
@@ -26,35 +35,104 @@ def open_slide(uri: str, *, on_bad_tile: OnBadTile = OnBadTile.FAIL) -> Slide:
     ------
     MicrotomeError
         Of the class that names the cause: `SlideNotFound`, `EmptySlide`, `NoSlideInFolder`,
-        `NotASlide`, `TruncatedSlide`, `UnsupportedSlide`, `NeedsLocalCopy`.
+        `NotASlide`, `TruncatedSlide`, `DamagedSlide`, `UnsupportedSlide`, `NeedsLocalCopy`.
     """
     uri = uri.removeprefix("file://")
+    if is_folder(uri):
+        return _open_folder(uri, on_bad_tile)
     try:
         source = open_source(uri)
     except FileNotFoundError as error:
         raise SlideNotFound(uri) from error
     try:
-        return _by_content(uri, source, on_bad_tile)
+        return _open_file(uri, source, on_bad_tile)
     except BaseException:
         source.close()
         raise
 
 
-def _by_content(uri: str, source: Source, on_bad_tile: OnBadTile) -> Slide:
+def _open_file(uri: str, source: Source, on_bad_tile: OnBadTile) -> Slide:
     if not source.size_bytes:
         raise EmptySlide(uri)
     (head,) = source.read([(0, HEAD_BYTES)])
     if head.startswith(TIFF_MAGICS):
-        from microtome.slides.tiff import open_tiff
+        return _open_tiff(uri, source, on_bad_tile)
+    if head[DICOM_MAGIC_AT:].startswith(DICOM_MAGIC):
+        from microtome.slides.dicom import open_dicom
 
-        return open_tiff(uri, source, on_bad_tile)
+        source.close()
+        return open_dicom(uri, on_bad_tile)
+    if vendor := _vendor(uri, head):
+        return _open_vendor(uri, source, f"only it reads {vendor}", on_bad_tile)
     from microtome.slides.image import image_kind, open_image
 
     if kind := image_kind(head):
         return open_image(uri, source, kind, on_bad_tile)
-    raise NotASlide(uri, _looks_like(head))
+    raise NotASlide(uri, f"it begins with {head[:12].decode('latin-1')!r}")
 
 
-def _looks_like(head: bytes) -> str:
-    text = head[:64].decode("utf-8", "replace")
-    return f"it begins with {text[:16]!r}"
+def _open_tiff(uri: str, source: Source, on_bad_tile: OnBadTile) -> Slide:
+    from microtome.slides.tiff import OnlyOpenSlide, open_tiff
+
+    try:
+        return open_tiff(uri, source, on_bad_tile)
+    except OnlyOpenSlide as reason:
+        if is_remote(uri):
+            raise
+        return _open_vendor(uri, source, f"the file {reason.has}", on_bad_tile)
+
+
+def _vendor(uri: str, head: bytes) -> str | None:
+    """The format's name if OpenSlide has to read it. An MRXS slide begins as a JPEG of its label."""
+    if is_remote(uri):
+        suffix = Path(uri).suffix.lower()
+        if suffix in VENDOR_SUFFIXES or head.startswith(CZI_MAGIC):
+            raise NeedsLocalCopy(uri, suffix.removeprefix(".").upper() or "CZI")
+        return None
+    from microtome.slides.vendor import vendor_of
+
+    return vendor_of(uri)
+
+
+def _open_vendor(uri: str, source: Source, why: str, on_bad_tile: OnBadTile) -> Slide:
+    from microtome.slides.vendor import open_vendor
+
+    source.close()
+    return open_vendor(uri, why, on_bad_tile)
+
+
+def _open_folder(uri: str, on_bad_tile: OnBadTile) -> Slide:
+    if is_remote(uri):
+        from microtome.slides.dicom import open_dicom
+
+        return open_dicom(uri, on_bad_tile)
+    folder = Path(uri)
+    slide = _mrxs_of(folder)
+    if slide is not None:
+        from microtome.slides.vendor import open_vendor
+
+        return open_vendor(str(slide), "only it reads MRXS", on_bad_tile)
+    if any(_is_dicom(path) for path in sorted(folder.iterdir()) if path.is_file()):
+        from microtome.slides.dicom import open_dicom
+
+        return open_dicom(uri, on_bad_tile)
+    files = sum(1 for path in folder.rglob("*") if path.is_file())
+    raise NoSlideInFolder(
+        uri, f"of {files:,} files, none of them DICOM or MRXS" if files else "without files"
+    )
+
+
+def _mrxs_of(folder: Path) -> Path | None:
+    """The one .mrxs file in the folder, or that beside a folder which holds its parts."""
+    inside = sorted(folder.glob("*.mrxs"))
+    if len(inside) > 1:
+        raise NoSlideInFolder(str(folder), f"of {len(inside)} MRXS slides")
+    beside = folder.with_name(folder.name + ".mrxs")
+    if inside:
+        return inside[0]
+    return beside if (folder / "Slidedat.ini").is_file() and beside.is_file() else None
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(DICOM_MAGIC_AT + len(DICOM_MAGIC)).endswith(DICOM_MAGIC)

@@ -47,6 +47,16 @@ def is_remote(uri: str) -> bool:
     return "://" in uri
 
 
+def is_folder(uri: str) -> bool:
+    """Whether this is a folder of this machine, or a prefix of keys."""
+    if not is_remote(uri):
+        return os.path.isdir(uri)
+    from fsspec.core import url_to_fs
+
+    files, path = url_to_fs(uri)
+    return bool(files.isdir(path))
+
+
 def identity(source: Source) -> str:
     """Hex sha256 over the size, the first and the last MiB."""
     size = source.size_bytes

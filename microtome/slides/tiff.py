@@ -4,16 +4,18 @@ tifffile reads the structure; tiles are fetched and decoded here, by ranges and 
 """
 
 import io
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
 
-from microtome.arrays import Pixels
-from microtome.errors import NotASlide, TruncatedSlide, UnsupportedSlide
+from microtome.arrays import Ints, Pixels
+from microtome.errors import DamagedSlide, TruncatedSlide, UnsupportedSlide
 from microtome.slides import jpeg
 from microtome.slides.base import OnBadTile
 from microtome.slides.source import Source, SourceFile, identity
@@ -24,6 +26,8 @@ from microtome.slides.tiff_whole import needed_bytes
 from microtome.slides.tiled import Encoded, SlideFacts, TiledSlide, TileGrid, UndecodableTile
 
 BATCH_BYTES = 32 << 20
+XMP = 700
+OVERLAP = re.compile(rb"Overlap[XY]=[\"']-?0*[1-9]")
 KINDS = {
     "svs": "Aperio SVS",
     "ndpi": "Hamamatsu NDPI",
@@ -49,7 +53,7 @@ def open_tiff(uri: str, source: Source, on_bad_tile: OnBadTile) -> TiledSlide:
     OnlyOpenSlide
         If OpenSlide has to read it.
     """
-    file = io.BufferedReader(SourceFile(source))
+    file: BinaryIO = io.BufferedReader(SourceFile(source))
     with _parsing(uri), tifffile.TiffFile(file, name=PurePath(uri).name) as tiff:
         _refuse_truncated(uri, tiff, file, source)
         _refuse_overlaps(uri, tiff)
@@ -104,7 +108,7 @@ class TiffStore:
         self._source.close()
 
 
-def _batches(indices: "np.ndarray[tuple[int], np.dtype[np.int64]]", counts: np.ndarray) -> list[np.ndarray]:
+def _batches(indices: Ints, counts: Ints) -> list[Ints]:
     """Tiles in order, in lots of about `BATCH_BYTES`."""
     lots = np.cumsum(counts[indices].sum(axis=1)) // BATCH_BYTES
     return np.split(indices, np.flatnonzero(np.diff(lots)) + 1)
@@ -116,7 +120,7 @@ def _parsing(uri: str) -> Iterator[None]:
         yield
     # What tifffile raises of a header that makes no sense; it has no error of its own for all of them.
     except (tifffile.TiffFileError, struct.error, IndexError, KeyError, ValueError, TypeError) as error:
-        raise NotASlide(uri, f"a TIFF whose header is damaged ({error})") from error
+        raise DamagedSlide(uri, f"a TIFF whose header is damaged ({error})") from error
 
 
 def _kind(tiff: tifffile.TiffFile) -> str:
@@ -140,7 +144,7 @@ def _compression(level: TiffLevel, store: TiffStore) -> str:
     return " ".join(word for word in words if word)
 
 
-def _refuse_truncated(uri: str, tiff: tifffile.TiffFile, file: io.BufferedReader, source: Source) -> None:
+def _refuse_truncated(uri: str, tiff: tifffile.TiffFile, file: BinaryIO, source: Source) -> None:
     # NDPI above 4 GB keeps the upper halves of offsets elsewhere; its tiles are checked like all others.
     if not tiff.is_ndpi and (needed := needed_bytes(file)) > source.size_bytes:
         raise TruncatedSlide(uri, source.size_bytes, needed)
@@ -154,8 +158,7 @@ def _refuse_missing_bytes(uri: str, level: TiffLevel, source: Source) -> None:
 
 def _refuse_overlaps(uri: str, tiff: tifffile.TiffFile) -> None:
     """Ventana's scanner leaves overlaps between tiles, which have to be put together."""
-    metadata = tiff.bif_metadata if tiff.is_bif else None
-    if metadata and any(f'Overlap{axis}="{d}' in metadata for axis in "XY" for d in "-123456789"):
-        raise OnlyOpenSlide(
-            uri, "has overlapping tiles", "copy it to a local disk, so that OpenSlide can read it"
-        )
+    pages = [page.aspage() for page in tiff.pages] if tiff.is_bif else []
+    if any(OVERLAP.search(bytes(page.tags.valueof(XMP, b""))) for page in pages):
+        way_out = "copy it to a local disk, so that OpenSlide can read it"
+        raise OnlyOpenSlide(uri, "has overlapping tiles", way_out)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
 from microtome.arrays import Pixels
@@ -100,14 +101,21 @@ def _by_tifffile(page: tifffile.TiffPage) -> Decode:
         planes = []
         for part in encoded:
             try:
-                planes.append(page.decode(part, index, **tables)[0])
+                planes.append(_plane(page.decode(part, index, **tables)[0]))
             # imagecodecs raises RuntimeError of each codec, tifffile ValueError.
             except (ValueError, RuntimeError) as error:
                 raise UndecodableTile(str(error)) from error
-        tile = np.concatenate([plane[0] for plane in planes], axis=-1)
-        return convert(np.ascontiguousarray(tile))
+        return convert(np.ascontiguousarray(np.concatenate(planes, axis=-1)))
 
     return decode
+
+
+def _plane(decoded: npt.NDArray[Any] | None) -> Pixels:
+    """(y, x, samples) of tifffile's (depth, y, x, samples)."""
+    if decoded is None:
+        raise ValueError("no pixels")
+    plane: Pixels = decoded[0]
+    return plane
 
 
 def _to_rgb(tile: Pixels) -> Pixels:
@@ -116,4 +124,5 @@ def _to_rgb(tile: Pixels) -> Pixels:
 
 def _ycbcr_to_rgb(tile: Pixels) -> Pixels:
     centred = tile.astype(np.float32) - np.array([0, 128, 128], np.float32)
-    return np.clip(np.rint(centred @ YCBCR_TO_RGB.T), 0, 255).astype(np.uint8)
+    rgb: Pixels = np.clip(np.rint(centred @ YCBCR_TO_RGB.T), 0, 255).astype(np.uint8)
+    return rgb

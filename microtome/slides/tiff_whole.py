@@ -22,7 +22,7 @@ VALUE_BYTES = {
     18: 8,
 }
 SUB_IFDS = 330
-CLASSIC, BIG = 42, 43
+BIG = 43
 
 
 def needed_bytes(file: BinaryIO) -> int:
@@ -30,12 +30,13 @@ def needed_bytes(file: BinaryIO) -> int:
 
     Stops at the first directory that lies outside of the file. Tiles are not looked at.
     """
-    size = file.seek(0, 2)
+    size, needed = file.seek(0, 2), 0
     order = {b"II": "<", b"MM": ">"}[_read(file, 0, 2)]
     (version,) = struct.unpack(f"{order}H", _read(file, 2, 2))
     at, word = (8, "Q") if version == BIG else (4, "I")
+    first: int
     (first,) = struct.unpack(f"{order}{word}", _read(file, at, struct.calcsize(word)))
-    to_do, seen, needed = [first], set[int](), 0
+    to_do, seen = [first], set[int]()
     while to_do:
         ifd = to_do.pop()
         if ifd == 0 or ifd in seen:
@@ -55,7 +56,7 @@ def _directory(file: BinaryIO, ifd: int, order: str, big: bool, size: int) -> tu
     count_bytes, inline = struct.calcsize(f"<{count_code}"), struct.calcsize(f"<{word}")
     (entries,) = struct.unpack(f"{order}{count_code}", _read(file, ifd, count_bytes))
     entry_bytes = struct.calcsize(f"<{entry_code}")
-    end = ifd + count_bytes + entries * entry_bytes + inline
+    end: int = ifd + count_bytes + entries * entry_bytes + inline
     if end > size:
         return end, []
     table = _read(file, ifd + count_bytes, entries * entry_bytes + inline)

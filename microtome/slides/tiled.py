@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -160,7 +159,9 @@ class TiledSlide:
         grid = self._store.grids[level]
         inside = window.intersect(grid.window)
         target = _shrunk(window, shrink)
-        out = np.full((target.height, target.width, 3), WHITE, np.uint8)
+        out = np.empty((target.height, target.width, 3), np.uint8)
+        if inside != window:
+            out[:] = WHITE
         if inside.is_empty:
             return out.transpose(2, 0, 1)
         indices, bad = grid.crossing(inside), []
@@ -171,9 +172,8 @@ class TiledSlide:
                 tile = self._decode(level, index, encoded, shrink)
             except UndecodableTile:
                 bad.append(BadTile(level, index, place.y0, place.x0))
-                continue
-            if tile is not None:
-                out[part.within(target)] = tile[part.within(_shrunk(place, shrink))]
+                tile = None
+            out[part.within(target)] = WHITE if tile is None else tile[part.within(_shrunk(place, shrink))]
         self._account(bad, len(indices))
         return out.transpose(2, 0, 1)
 
@@ -212,9 +212,7 @@ class TiledSlide:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

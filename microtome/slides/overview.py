@@ -1,0 +1,148 @@
+"""The whole slide, small: averages over squares of level 0 whose side is a power of two.
+
+Memory does not depend on the slide's size: it is read in blocks.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from math import ceil, floor
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from microtome.arrays import Doubles, Floats, Pixels
+from microtome.grid import Window
+from microtome.slides.base import Level, Slide
+
+BLOCK_PX = 24 << 20
+BLOCK_WIDTH_PX = 32 << 10
+SHRINK = 8
+
+
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A slide that reads averages over squares cheaper than all pixels, for some levels."""
+
+    def can_shrink(self, level: int) -> bool: ...
+    def read_shrunk(self, level: int, window: Window, shrink: int) -> Pixels: ...
+
+
+def overview(slide: Slide, max_px: int) -> tuple[Pixels, float]:
+    """The whole slide in at most `max_px` on its longer side.
+
+    Parameters
+    ----------
+    slide
+        Open for reading.
+    max_px
+        At least half as much is returned, unless the slide itself is smaller.
+
+    Returns
+    -------
+    Pixels
+        (3, ceil(height / d), ceil(width / d)). Pixel (i, j) is the average of level 0 over
+        [i * d, (i + 1) * d) x [j * d, (j + 1) * d), as far as the slide reaches, taken from the
+        coarsest level that is fine enough.
+    float
+        d, level-0 px per px of it: a power of two, the same in y and x.
+    """
+    finest = slide.levels[0]
+    longer_px = max(finest.height_px, finest.width_px)
+    d = 1
+    while ceil(longer_px / d) > max_px:
+        d *= 2
+    number = max(n for n, level in enumerate(slide.levels) if level.downsample <= d)
+    level = slide.levels[number]
+    picture = np.empty((ceil(finest.height_px / d), ceil(finest.width_px / d), 3), np.uint8)
+    cell_px = d / level.downsample
+    for block in _blocks(picture.shape[0], picture.shape[1], cell_px, level):
+        picture[block.y0 : block.y1, block.x0 : block.x1] = _averages(slide, number, block, cell_px)
+    return picture.transpose(2, 0, 1), float(d)
+
+
+def _blocks(rows: int, cols: int, cell_px: float, level: Level) -> Iterator[Window]:
+    """The overview in parts that each take at most `BLOCK_PX` of the level, in overview px.
+
+    Steps are powers of two, so that few tiles are read for two blocks; cells that reach beyond
+    the level are in blocks of their own.
+    """
+    width = _power_of_two_below(min(BLOCK_WIDTH_PX, 2 * cols * cell_px) / cell_px)
+    height = _power_of_two_below(BLOCK_PX / (width * cell_px**2))
+    for y0, y1 in _steps(rows, floor(level.height_px / cell_px), height):
+        for x0, x1 in _steps(cols, floor(level.width_px / cell_px), width):
+            yield Window(y0, x0, y1, x1)
+
+
+def _steps(cells: int, whole: int, step: int) -> list[tuple[int, int]]:
+    edges = sorted({*range(0, min(whole, cells), step), min(whole, cells), cells})
+    return list(pairwise(edges))
+
+
+def _power_of_two_below(value: float) -> int:
+    return 1 << max(0, floor(value).bit_length() - 1)
+
+
+def _averages(slide: Slide, number: int, block: Window, cell_px: float) -> Pixels:
+    """(y, x, 3) of a block of the overview."""
+    level = slide.levels[number]
+    window = _source(block, cell_px, level)
+    pixels, shrink = _read(slide, number, window, cell_px)
+    cell = cell_px / shrink
+    if cell == 1.0:
+        return pixels.transpose(1, 2, 0)[: block.height, : block.width]
+    interleaved = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    rows = _edges(block.y0, block.y1, cell, window.y0 // shrink, interleaved.shape[0])
+    cols = _edges(block.x0, block.x1, cell, window.x0 // shrink, interleaved.shape[1])
+    out = np.empty((block.height, block.width, 3), np.uint8)
+    for row in range(block.height):
+        band = _row_average(interleaved, rows[row], rows[row + 1])
+        out[row] = np.rint(_column_averages(band, cols))
+    return out
+
+
+def _source(block: Window, cell_px: float, level: Level) -> Window:
+    """The block in px of the level, at least one px of it."""
+    y0, x0 = floor(block.y0 * cell_px), floor(block.x0 * cell_px)
+    y1, x1 = ceil(block.y1 * cell_px), ceil(block.x1 * cell_px)
+    y0, x0 = min(y0, level.height_px - 1), min(x0, level.width_px - 1)
+    return Window(y0, x0, max(y0 + 1, min(y1, level.height_px)), max(x0 + 1, min(x1, level.width_px)))
+
+
+def _read(slide: Slide, number: int, window: Window, cell_px: float) -> tuple[Pixels, int]:
+    """The window's pixels, and by how much they are shrunk already."""
+    edges = cell_px, window.y0, window.x0, window.y1, window.x1
+    aligned = all(edge % SHRINK == 0 for edge in edges)
+    if aligned and isinstance(slide, Shrinkable) and slide.can_shrink(number):
+        return slide.read_shrunk(number, window, SHRINK), SHRINK
+    return slide.read(number, window), 1
+
+
+def _edges(first: int, last: int, cell: float, start_px: int, size_px: int) -> Doubles:
+    """Where the cells first..last begin, and where the last one ends, within the pixels read."""
+    edges: Doubles = np.minimum(np.arange(first, last + 1) * cell - start_px, size_px)
+    return edges
+
+
+def _row_average(pixels: Pixels, top: float, bottom: float) -> Doubles:
+    """(x, 3): the average of the rows between two edges, which may cut rows."""
+    size = pixels.shape[0]
+    y0 = min(floor(top), size - 1)
+    y1 = max(y0 + 1, min(ceil(bottom), size))
+    rows = np.arange(y0, y1)
+    shares = np.minimum(rows + 1, bottom) - np.maximum(rows, top)
+    shares = shares if shares.sum() > 0 else np.ones_like(shares)
+    weights = (shares / shares.sum()).astype(np.float32)
+    average: Floats = weights @ pixels[y0:y1].reshape(y1 - y0, -1).astype(np.float32)
+    return average.reshape(-1, 3).astype(np.float64)
+
+
+def _column_averages(band: Doubles, edges: Doubles) -> Doubles:
+    """(cells, 3): averages between neighbouring edges, by the integral of the band."""
+    integral = np.concatenate([np.zeros((1, 3)), np.cumsum(band, axis=0)])
+    whole = np.minimum(np.floor(edges).astype(np.int64), len(band))
+    part = (edges - whole)[:, None]
+    at = integral[whole] + part * band[np.minimum(whole, len(band) - 1)]
+    widths = np.diff(edges)[:, None]
+    last = band[np.minimum(whole[:-1], len(band) - 1)]
+    averages: Doubles = np.where(widths > 0, np.diff(at, axis=0) / np.where(widths > 0, widths, 1), last)
+    return averages
