@@ -1,0 +1,175 @@
+"""The Prefect flow on a real server: what people see there, and that it makes the same bytes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from microtome import stages
+from microtome.cluster import ClusterSpec, connect
+from microtome.errors import SlideNotFound
+from microtome.options import Options
+from microtome.pipeline import finish, prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A Prefect server of this module's own."""
+    from prefect.settings import PREFECT_HOME, PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    home = tmp_path_factory.mktemp("prefect")
+    ours = {PREFECT_HOME: home, PREFECT_SERVER_ANALYTICS_ENABLED: False}
+    with temporary_settings(updates=ours), prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def segmented(server, cmu_slide, tmp_path_factory):
+    """(folder, final state) of a slide that went through the flow."""
+    from flows.segment import segment_slide
+
+    folder = tmp_path_factory.mktemp("flow")
+    return folder, segment_slide(slide=str(cmu_slide), output=str(folder), return_state=True)
+
+
+def flow_run_of(client, state):
+    return client.read_flow_run(state.state_details.flow_run_id)
+
+
+def artifacts_of(client, run_id: UUID, kind: str):
+    return [a for a in client.read_artifacts() if a.flow_run_id == run_id and a.type == kind]
+
+
+def task_runs_of(client, run_id: UUID):
+    return [run for run in client.read_task_runs() if run.flow_run_id == run_id]
+
+
+def digests(result: Path) -> dict[str, str]:
+    """Of everything that must be the same bytes whoever ran it."""
+    return {
+        str(path.relative_to(result)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(result.rglob("*"))
+        if path.is_file() and path.relative_to(result).parts[0] not in ("report", "manifest")
+    }
+
+
+def test_the_flow_makes_the_same_bytes_as_the_command_line(segmented, cmu_slide, tmp_path):
+    folder, state = segmented
+    assert state.is_completed(), state.message
+    prepared = prepare(str(cmu_slide), str(tmp_path), Options())
+    with connect(ClusterSpec(workers=1)) as cluster:
+        finish(prepared, cluster, lambda progress: None)
+    name = "CMU-1-Small-Region.ome.zarr"
+    assert len(digests(folder / name)) > 10
+    assert digests(folder / name) == digests(tmp_path / name)
+
+
+def test_the_run_is_named_and_tagged_by_slide_and_model(segmented, client):
+    run = flow_run_of(client, segmented[1])
+    assert run.name == "CMU-1-Small-Region.svs · he-nuclei 1.0"
+    assert "model:he-nuclei-1.0" in run.tags
+
+
+def test_a_slide_is_one_task_run_a_stage(segmented, client):
+    runs = task_runs_of(client, segmented[1].state_details.flow_run_id)
+    runs.sort(key=lambda run: run.start_time)
+    assert [run.name.rsplit("-", 1)[0] for run in runs] == [stage.NAME for stage in stages.ORDER]
+    assert all(run.state.is_completed() for run in runs)
+
+
+def test_every_stage_has_a_progress_artifact_that_reached_its_end(segmented, client):
+    artifacts = artifacts_of(client, segmented[1].state_details.flow_run_id, "progress")
+    assert len({artifact.task_run_id for artifact in artifacts}) == len(artifacts) >= len(stages.ORDER) - 1
+    assert {artifact.data for artifact in artifacts} == {100.0}
+
+
+def test_the_summary_artifact_says_how_many_nuclei_and_where_the_result_lies(segmented, client):
+    folder, state = segmented
+    (artifact,) = artifacts_of(client, state.state_details.flow_run_id, "markdown")
+    assert artifact.key == "slide-cmu-1-small-region-svs"
+    assert f"| nuclei | {state.result().nuclei:,} |" in artifact.data
+    assert str(folder / "CMU-1-Small-Region.ome.zarr") in artifact.data
+
+
+def test_a_second_run_finds_it_done_and_runs_no_stage(segmented, client, cmu_slide):
+    from flows.segment import segment_slide
+
+    folder, first = segmented
+    again = segment_slide(slide=str(cmu_slide), output=str(folder), return_state=True)
+    assert again.result() == first.result()
+    assert not task_runs_of(client, again.state_details.flow_run_id)
+
+
+def test_a_users_mistake_is_the_runs_message(server, tmp_path):
+    from flows.segment import segment_slide
+
+    missing = tmp_path / "S-001.svs"
+    state = segment_slide(slide=str(missing), output=str(tmp_path / "out"), return_state=True)
+    assert state.is_failed()
+    assert str(SlideNotFound(str(missing))) in state.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_slide_fails_once_and_leaves_nothing(server, client, cmu_slide, tmp_path):
+    from flows.segment import segment_slide
+
+    damaged = damaged_copy(cmu_slide, tmp_path / "damaged.svs")
+    state = segment_slide(slide=str(damaged), output=str(tmp_path / "out"), return_state=True)
+    assert "--on-bad-tile blank" in state.message
+    runs = task_runs_of(client, state.state_details.flow_run_id)
+    assert [run.run_count for run in runs] == [1]
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+    assert not (tmp_path / "out" / "damaged.ome.zarr").exists()
+
+
+def damaged_copy(slide: Path, copy: Path) -> Path:
+    """The slide with the bytes of one tile of level 0 overwritten."""
+    import tifffile
+
+    copy.write_bytes(slide.read_bytes())
+    with tifffile.TiffFile(copy) as file:
+        offset, count = file.pages[0].dataoffsets[20], file.pages[0].databytecounts[20]
+    with copy.open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(count))
+    return copy
+
+
+def test_a_stage_is_tried_again_unless_the_user_is_at_fault():
+    from prefect.states import Failed
+
+    from tasks.engine import may_pass
+
+    assert may_pass(None, None, Failed(data=OSError("connection reset")))
+    assert not may_pass(None, None, Failed(data=SlideNotFound("S-001.svs")))
+
+
+def test_every_deployment_registers_and_its_form_explains_every_parameter(server, client):
+    from prefect.settings import get_current_settings
+
+    env = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
+    for command in (["work-pool", "create", "slides", "--type", "process"], ["deploy", "--all"]):
+        subprocess.run([*prefect, *command], cwd=ROOT, env=env, check=True, capture_output=True)
+    deployment = client.read_deployment_by_name("segment-slide/on-demand")
+    assert deployment.enforce_parameter_schema
+    form = deployment.parameter_openapi_schema["properties"]
+    assert form["slide"]["description"].startswith("The slide")
+    assert [name for name, field in form.items() if not field.get("description")] == []
