@@ -222,17 +222,18 @@ def load_model(
     folder: Path,
     *,
     precision: Precision,
-    tile_shape: tuple[int, int],
+    tile_shape: tuple[int, int] | None = None,
     threads: int,
     limits: tuple[float, float],
     cache: Path | None = None,
 ) -> Network:
-    """Compile a model for tiles of one shape.
+    """Compile a model for tiles of one shape, or of any.
 
     Parameters
     ----------
     tile_shape
         (height, width) of tiles, halo included, network px; multiples of the card's `align_px`.
+        None: tiles of any such shape, the first of each some tenths of a second slower.
     threads
         Threads that one tile is computed with.
     limits
@@ -253,7 +254,7 @@ def load_model(
 
     card = read_card(folder)
     ir = card.ir(precision)
-    if any(side <= 0 or side % card.align_px for side in tile_shape):
+    if tile_shape is not None and any(side <= 0 or side % card.align_px for side in tile_shape):
         raise OptionError("tile_shape", tile_shape, f"multiples of {card.align_px} px")
     if not limits[0] < limits[1]:
         raise OptionError("limits", limits, "two pixel values, the lower one first")
@@ -294,7 +295,7 @@ def cache_folder() -> Path:
     return Path(base) / "microtome" / "openvino"
 
 
-def prepare(model: "openvino.Model", tile_shape: tuple[int, int]) -> "openvino.Model":
+def prepare(model: "openvino.Model", tile_shape: tuple[int, int] | None) -> "openvino.Model":
     """The network of an IR as `Network` runs it: bytes in, channels last, normalisation inside.
 
     The limits stay inputs: as constants they would make a compiled model for every slide.
@@ -302,7 +303,7 @@ def prepare(model: "openvino.Model", tile_shape: tuple[int, int]) -> "openvino.M
     import openvino as ov
     from openvino import opset13 as op
 
-    height, width = tile_shape
+    height, width = tile_shape or (-1, -1)
     image = op.parameter([1, height, width, 3], ov.Type.u8, name="image")
     low = op.parameter([1, 1, 1, 1], ov.Type.f32, name="low")
     high = op.parameter([1, 1, 1, 1], ov.Type.f32, name="high")

@@ -66,6 +66,8 @@ class ModelRecord:
     mpp: float
     prob_threshold: float
     nms_threshold: float
+    grid: int
+    """Network px per px of the network's output."""
     low: float
     """Pixel value that the network sees as 0."""
     high: float
@@ -238,6 +240,7 @@ def make_plan(uri: str, options: Options) -> Plan:
                 mpp=card.mpp,
                 prob_threshold=card.prob_threshold,
                 nms_threshold=card.nms_threshold,
+                grid=card.grid,
                 low=limits.low,
                 high=limits.high,
             ),

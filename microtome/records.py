@@ -78,7 +78,7 @@ class StageReport:
     resumed_shards: int
     """Shards that an earlier run had done."""
     wall_s: float
-    """Of this run alone."""
+    """Seconds in which at least one shard was being worked on; a pause between two runs does not count."""
     cpu_s: float
     pixels: int
     tiles: int
@@ -93,13 +93,13 @@ class StageReport:
     parts_s: dict[str, float]
 
     @classmethod
-    def of(cls, stage: str, reports: Sequence[ShardReport], *, resumed: int, wall_s: float) -> "StageReport":
+    def of(cls, stage: str, reports: Sequence[ShardReport], *, resumed: int) -> "StageReport":
         kinds = sorted({kind for report in reports for kind in report.parts_s})
         return cls(
             stage=stage,
             shards=len(reports),
             resumed_shards=resumed,
-            wall_s=wall_s,
+            wall_s=busy_s(reports),
             cpu_s=sum(report.cpu_s for report in reports),
             pixels=sum(report.pixels for report in reports),
             tiles=sum(report.tiles for report in reports),
@@ -113,3 +113,12 @@ class StageReport:
             tile_s=Latency.of([second for report in reports for second in report.tile_s]),
             parts_s={kind: sum(report.parts_s.get(kind, 0.0) for report in reports) for kind in kinds},
         )
+
+
+def busy_s(reports: Sequence[ShardReport]) -> float:
+    """Length of the union of the times at which the shards were worked on."""
+    total, until = 0.0, float("-inf")
+    for began_s, ended_s in sorted((report.began_s, report.began_s + report.seconds) for report in reports):
+        total += max(0.0, ended_s - max(began_s, until))
+        until = max(until, ended_s)
+    return total

@@ -14,7 +14,7 @@ from microtome.arrays import Pixels
 from microtome.cluster import Cluster
 from microtome.grid import Shard, Window
 from microtome.records import StageReport
-from microtome.seams import part_to_bytes
+from microtome.seams import Part, part_to_bytes
 from microtome.stages.pixels import read_network_pixels
 from microtome.stages.run import Run, network_of
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
@@ -53,20 +53,20 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
                 core=core,
                 slide=run.plan.network_window,
                 threshold=run.plan.model.prob_threshold,
-                grid=network.grid,
+                grid_px=run.plan.model.grid,
             )
             found.append(_on_tissue(run, candidates))
         tally.tiles += 1
         tally.pixels += around.area_px
         tally.tile_s.append(read_s + time.perf_counter() - began)
-    candidates = Candidates.concatenate(found)
+    candidates = Candidates.concatenate(found) if found else Candidates.empty()
     tally.candidates = len(candidates)
     with tally.timed("suppress"):
         states = settle(
             candidates, run.plan.model.nms_threshold, complete=window, slide=run.plan.network_window
         )
     with tally.timed("write"):
-        tally.keys.append(run.store.put(part_key(shard), part_to_bytes(candidates, states)))
+        tally.keys.append(run.store.put(part_key(shard), part_to_bytes(Part.of(candidates, states, window))))
 
 
 def _tiles(run: Run, window: Window, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:

@@ -60,14 +60,16 @@ class Run:
     def shards_with_tissue(self) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.plan.grid if self.tissue.touches(shard.window))
 
-    def shards_near_tissue(self) -> tuple[Shard, ...]:
+    @cached_property
+    def near_tissue(self) -> frozenset[int]:
         """Shards that may hold nuclei, or pixels of one: those with tissue and their neighbours."""
-        near = {
-            neighbour.index
-            for shard in self.shards_with_tissue()
-            for neighbour in self.plan.grid.around(shard)
-        }
-        return tuple(self.plan.grid[index] for index in sorted(near))
+        return frozenset(
+            near.index for shard in self.shards_with_tissue() for near in self.plan.grid.around(shard)
+        )
+
+    def shards_near_tissue(self) -> tuple[Shard, ...]:
+        """The shards of `near_tissue`, in order."""
+        return tuple(self.plan.grid[index] for index in sorted(self.near_tissue))
 
     def occupied(self, window: Window) -> Mask:
         """Which cells of `tiling.CELL_PX` of a window (network px) have tissue: (rows, cols) bool."""

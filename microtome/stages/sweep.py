@@ -39,8 +39,7 @@ class Swept:
 
     reports: dict[int, ShardReport]
     resumed: int
-    wall_s: float
-    """Of this run alone."""
+    """Shards that an earlier run had done."""
 
 
 type OnShard = Callable[[Progress], None]
@@ -55,6 +54,8 @@ class Tally:
     nuclei: int = 0
     candidates: int = 0
     seam_conflicts: int = 0
+    is_widened: bool = False
+    """Its seam needed more than the eight neighbours."""
     bytes_read: int = 0
     tile_s: list[float] = field(default_factory=list)
     parts_s: dict[str, float] = field(default_factory=dict)
@@ -92,12 +93,11 @@ def sweep(
     SlideDamaged
         After all shards were tried, if tiles of the slide could not be decoded.
     """
-    began = time.perf_counter()
     wanted = {call[0] for call in calls}
     reports = {shard: report for shard, report in run.store.reports(name).items() if shard in wanted}
     resumed = len(reports)
     if len(reports) == len(wanted) and run.store.is_closed(name):
-        return Swept(reports, resumed, 0.0)
+        return Swept(reports, resumed)
     unread: set[BadTile] = set()
 
     def done(report: ShardReport) -> None:
@@ -119,7 +119,7 @@ def sweep(
         place = (first.level, first.index, first.y_px, first.x_px)
         raise SlideDamaged(run.plan.slide.uri, len(unread), run.slide.tiles, place)
     run.store.close_stage(name, [reports[index] for index in sorted(reports)])
-    return Swept(reports, resumed, time.perf_counter() - began)
+    return Swept(reports, resumed)
 
 
 def stage_report(stage: str, *sweeps: Swept) -> StageReport:
@@ -128,7 +128,6 @@ def stage_report(stage: str, *sweeps: Swept) -> StageReport:
         stage,
         [report for swept in sweeps for report in swept.reports.values()],
         resumed=sum(swept.resumed for swept in sweeps),
-        wall_s=sum(swept.wall_s for swept in sweeps),
     )
 
 
@@ -168,6 +167,8 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
     if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":
         run.store.put_report(report)
     metrics.observe(report, run.plan.model.name, run.plan.model.precision)
+    if tally.is_widened:
+        metrics.seam_violations.labels(name, run.plan.model.name, run.plan.model.precision).inc()
     return report
 
 

@@ -1,0 +1,128 @@
+"""stitch: one owner for every nucleus, ids in shard order, label images.
+
+Two sweeps. The first settles what `infer` left open at the seams and finds each shard's own
+nuclei. Then all counts are known, and so the first id of every shard: the second paints.
+"""
+
+from itertools import accumulate
+
+import numpy as np
+
+from microtome import seams
+from microtome.cluster import Cluster
+from microtome.export import geojson_features
+from microtome.grid import Shard
+from microtome.ngff import TASK_LEVELS, label_arrays
+from microtome.nuclei import Nuclei
+from microtome.polygons import paint
+from microtome.pyramid import halve_labels
+from microtome.records import ShardReport, StageReport
+from microtome.report.shard_stats import ShardStats
+from microtome.seams import Part, part_from_bytes
+from microtome.stages.infer import part_key
+from microtome.stages.levels import write_levels
+from microtome.stages.run import Run
+from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
+from microtome.stardist import Candidates
+
+NAME = "stitch"
+PAINT = "stitch.paint"
+
+
+def nuclei_key(shard: Shard) -> str:
+    return f"parts/stitch/{shard.key}.bin"
+
+
+def features_key(shard: Shard) -> str:
+    return f"parts/features/{shard.key}.geojson.gz"
+
+
+def stats_key(shard: Shard) -> str:
+    return f"parts/stats/{shard.key}.npz"
+
+
+def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
+    """Nuclei, then labels, of every shard that may hold some."""
+    shards = run.shards_near_tissue()
+    settled = sweep(run, cluster, NAME, settle_shard, [(shard.index,) for shard in shards], on_shard)
+    first = first_labels(settled.reports)
+    calls = [
+        (shard.index, tuple(first.get(near.index, 1) for near in run.plan.grid.around(shard)))
+        for shard in shards
+    ]
+    return stage_report(NAME, settled, sweep(run, cluster, PAINT, paint_shard, calls, on_shard))
+
+
+def first_labels(reports: dict[int, ShardReport]) -> dict[int, int]:
+    """The first id of each shard: ids count from 1 through the shards in order."""
+    shards = sorted(reports)
+    starts = accumulate((reports[shard].nuclei for shard in shards), initial=1)
+    return dict(zip(shards, starts, strict=False))
+
+
+def settle_shard(run: Run, index: int, tally: Tally) -> None:
+    """The nuclei that a shard owns, none of them wholly hidden, in the order of their ids."""
+    plan, shard = run.plan, run.plan.grid[index]
+    parts: dict[int, Part] = {}
+
+    def read_part(near: Shard) -> Part:
+        parts[near.index] = _candidates_of(run, near, tally)
+        return parts[near.index]
+
+    with tally.timed("suppress"):
+        settled = seams.settle_shard(
+            read_part, plan.grid, shard, plan.scale, max_overlap=plan.model.nms_threshold
+        )
+        alone = parts[index]
+        tally.seam_conflicts = seams.count_seam_conflicts(alone, settled, plan.model.nms_threshold)
+        tally.candidates = len(alone.candidates)
+        tally.is_widened = len(parts) > len(plan.grid.around(shard))
+    with tally.timed("outline"):
+        nuclei = seams.own_nuclei(settled, shard.window, plan.scale, plan.grid.window)
+    tally.nuclei = len(nuclei)
+    tally.pixels = shard.window.area_px
+    with tally.timed("write"):
+        stats = ShardStats.of(plan, shard, nuclei)
+        tally.keys.append(run.store.put(nuclei_key(shard), nuclei.to_bytes()))
+        tally.keys.append(run.store.put(stats_key(shard), stats.to_bytes()))
+
+
+def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> None:
+    """Labels of a shard, and its outlines for QuPath.
+
+    `first` holds the first ids of the shards around it, in index order.
+    """
+    plan, shard = run.plan, run.plan.grid[index]
+    around = plan.grid.around(shard)
+    with tally.timed("read"):
+        nuclei = [read_nuclei_part(run, near) for near in around]
+    ids = [
+        np.arange(start, start + len(part), dtype=np.uint32)
+        for start, part in zip(first, nuclei, strict=True)
+    ]
+    with tally.timed("paint"):
+        labels = paint(Nuclei.concatenate(nuclei), np.concatenate(ids), shard.window)
+    tally.pixels = shard.window.area_px
+    specs = label_arrays(plan)[: 1 + TASK_LEVELS]
+    write_levels(run, specs, (shard.row, shard.col), labels, halve_labels, tally)
+    here = around.index(shard)
+    with tally.timed("outline"):
+        features = geojson_features(nuclei[here], first[here], plan.slide.mpp, plan.slide.identity)
+    with tally.timed("write"):
+        tally.keys.append(run.store.put(features_key(shard), features))
+
+
+def read_nuclei_part(run: Run, shard: Shard) -> Nuclei:
+    """The final nuclei of a shard; none where it is too far from tissue to have some."""
+    if shard.index not in run.near_tissue:
+        return Nuclei.empty()
+    return Nuclei.from_bytes(run.store.get(nuclei_key(shard)))
+
+
+def _candidates_of(run: Run, shard: Shard, tally: Tally) -> Part:
+    """What `infer` left of a shard; nothing where it has no tissue."""
+    if not run.tissue.touches(shard.window):
+        return Part(candidates=Candidates.empty(), window=run.network_window(shard))
+    content = run.store.get(part_key(shard))
+    tally.bytes_read += len(content)
+    return part_from_bytes(content)

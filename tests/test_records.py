@@ -1,0 +1,29 @@
+"""Records of shards add up to those of a stage."""
+
+from microtome.records import Latency, ShardReport, StageReport, busy_s
+
+
+def report(shard, began_s, seconds, **more):
+    return ShardReport(stage="infer", shard=shard, began_s=began_s, seconds=seconds, cpu_s=seconds, **more)
+
+
+def test_time_in_which_nothing_ran_does_not_count():
+    overlapping = [report(0, 0.0, 10.0), report(1, 5.0, 10.0)]
+    after_a_pause = report(2, 100.0, 1.0)
+    assert busy_s([after_a_pause, *overlapping]) == 16.0
+
+
+def test_a_stage_is_the_sum_of_its_shards():
+    shards = [
+        report(0, 0.0, 2.0, pixels=10, tiles=2, tile_s=(0.5, 1.5), parts_s={"read": 0.5}, peak_bytes=7),
+        report(1, 1.0, 3.0, pixels=5, tiles=1, tile_s=(1.0,), parts_s={"network": 2.0, "read": 1.0}, peak_bytes=9),
+    ]
+    stage = StageReport.of("infer", shards, resumed=1)
+    assert (stage.pixels, stage.tiles, stage.wall_s, stage.cpu_s, stage.peak_bytes) == (15, 3, 4.0, 5.0, 9)
+    assert stage.parts_s == {"network": 2.0, "read": 1.5}
+    assert stage.tile_s == Latency(p50_s=1.0, p95_s=1.45, p99_s=1.49, count=3)
+    assert stage.shard_s.count == 2
+
+
+def test_a_stage_without_shards_has_no_latency():
+    assert StageReport.of("infer", [], resumed=0).tile_s is None
