@@ -1,0 +1,187 @@
+"""What a reader should not take at face value: five checks, each said in a sentence, found or not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import cv2
+import numpy as np
+
+from microtome.arrays import Doubles, Mask, Pixels
+from microtome.grid import Window
+from microtome.plan import Plan
+from microtome.records import StageReport
+from microtome.report.shard_stats import ShardStats
+
+type Read = Callable[[int, Window], Pixels]
+"""Pixels of a window of a level of the slide, (c, y, x) uint8."""
+
+EDGE_UM = 100.0
+MOST_AT_EDGE = 0.02
+BLUR_FIELDS = 160
+BLUR_FIELD_PX = 512
+SHARP_FROM = 40.0
+"""um**-4. A blur of sigma 0.5 um brings sharp tissue (80 to 700) down to some 25, whether it was
+scanned at 0.25 or at 0.5 um/px (measured on a TCGA and an Aperio slide blurred by that)."""
+MOST_BLURRED = 0.02
+UNUSUAL_Z = 3.5
+"""Iglewicz and Hoaglin 1993: modified z-scores beyond this are outliers."""
+LEAST_SHARDS = 8
+LEAST_SHARD_TISSUE = 0.1
+MOST_SEAM_SHARE = 0.01
+NAMED = 4
+"""Shards and tiles named in a sentence; the rest is counted."""
+
+
+class Level(StrEnum):
+    """How much a finding weighs."""
+
+    FINE = "fine"
+    LOOK = "look"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caution:
+    """A check and what it found."""
+
+    check: str
+    level: Level
+    finding: str
+
+
+def check_all(
+    plan: Plan, stats: ShardStats, stages: Sequence[StageReport], read: Read, bad_tiles: int
+) -> tuple[Caution, ...]:
+    """Every check, in the order of the report."""
+    return (
+        check_edge(plan),
+        check_focus(plan, read),
+        check_counts(plan, stats),
+        check_seams(stats, stages),
+        check_tiles(plan, bad_tiles),
+    )
+
+
+def check_edge(plan: Plan) -> Caution:
+    """Tissue that the slide's edge cuts: the specimen goes on where the scan does not."""
+    name = "Tissue at the slide's edge"
+    rim_px = round(EDGE_UM / min(plan.slide.mpp.y, plan.slide.mpp.x))
+    inner = plan.grid.window.grow(-rim_px)
+    mask = plan.tissue_mask
+    if not plan.tissue.area_px:
+        return Caution(check=name, level=Level.FINE, finding="There is no tissue.")
+    inside = 0.0 if inner.is_empty else mask.share_of(inner) * inner.area_px
+    share = 1 - inside / plan.tissue.area_px
+    return Caution(
+        check=name,
+        level=Level.LOOK if share > MOST_AT_EDGE else Level.FINE,
+        finding=f"{share:.1%} of the tissue lies within {EDGE_UM:.0f} µm of the edge of the scan"
+        + ("; the specimen probably goes on beyond it." if share > MOST_AT_EDGE else "."),
+    )
+
+
+def check_focus(plan: Plan, read: Read) -> Caution:
+    """Fields out of focus, by the variance of the Laplacian against that of the grey values."""
+    name = "Sharpness"
+    fields = _focus_fields(plan)
+    values = [value for field in fields if (value := sharpness(plan, read(0, field))) is not None]
+    if not values:
+        return Caution(check=name, level=Level.FINE, finding="No field has enough tissue to judge it.")
+    blurred = int((np.array(values) < SHARP_FROM).sum())
+    share = blurred / len(values)
+    return Caution(
+        check=name,
+        level=Level.LOOK if share > MOST_BLURRED else Level.FINE,
+        finding=f"{blurred:,} of {len(values):,} fields looked at are out of focus ({share:.0%})"
+        + ("; nuclei are missed there." if share > MOST_BLURRED else "."),
+    )
+
+
+def sharpness(plan: Plan, pixels: Pixels) -> float | None:
+    """Variance of the Laplacian of the stained pixels over their variance, um**-4.
+
+    None where less than a quarter of the field is stained. After Pech-Pacheco et al. 2000,
+    doi:10.1109/ICPR.2000.903548; the ratio does not depend on the strength of the stain.
+    """
+    rgb = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
+    stained: Mask = rgb.max(2).astype(np.int16) - rgb.min(2) > 20
+    if stained.mean() < 0.25:
+        return None
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    laplacian = cv2.Laplacian(grey, cv2.CV_32F, ksize=3)
+    contrast = float(grey[stained].var())
+    return float(laplacian[stained].var()) / contrast / plan.pixel_area_um2**2 if contrast else None
+
+
+def check_counts(plan: Plan, stats: ShardStats) -> Caution:
+    """Shards whose density stands out from the others', by a robust z-score of its square root."""
+    name = "Shards with unusual counts"
+    mask = plan.tissue_mask
+    shares = {shard.index: mask.share_of(shard.window) for shard in plan.grid}
+    judged = [shard for shard in plan.grid if shares[shard.index] >= LEAST_SHARD_TISSUE]
+    if len(judged) < LEAST_SHARDS:
+        finding = f"Too few shards with tissue ({len(judged)}) to say what is usual."
+        return Caution(check=name, level=Level.FINE, finding=finding)
+    density = np.array(
+        [stats.counts.get(shard.index, 0) / (shares[shard.index] * shard.window.area_px) for shard in judged]
+    )
+    scores = _robust_z(np.sqrt(density))
+    odd = sorted(np.flatnonzero(np.abs(scores) > UNUSUAL_Z), key=lambda index: -abs(scores[index]))
+    if not odd:
+        finding = f"None of {len(judged):,} shards with tissue stands out."
+        return Caution(check=name, level=Level.FINE, finding=finding)
+    named = ", ".join(
+        f"{'many' if scores[index] > 0 else 'few'} at y {window.y0:,} x {window.x0:,}"
+        for index in odd[:NAMED]
+        for window in [judged[index].window]
+    )
+    rest = f" and {len(odd) - NAMED:,} more" if len(odd) > NAMED else ""
+    finding = f"{len(odd):,} of {len(judged):,} shards with tissue stand out: {named}{rest}."
+    return Caution(check=name, level=Level.LOOK, finding=finding)
+
+
+def check_seams(stats: ShardStats, stages: Sequence[StageReport]) -> Caution:
+    """Nuclei that two shards saw and of which one was kept."""
+    conflicts = sum(report.seam_conflicts for report in stages)
+    share = conflicts / stats.nuclei if stats.nuclei else 0.0
+    return Caution(
+        check="Overlaps at seams",
+        level=Level.LOOK if share > MOST_SEAM_SHARE else Level.FINE,
+        finding=f"{conflicts:,} overlaps between neighbouring shards were resolved "
+        f"({share:.2%} of the nuclei); the more probable nucleus was kept.",
+    )
+
+
+def check_tiles(plan: Plan, bad_tiles: int) -> Caution:
+    """Tiles of the file that cannot be decoded and were taken as glass."""
+    finding = (
+        f"{bad_tiles:,} tiles of the slide cannot be decoded and were taken as glass: no nuclei there."
+        if bad_tiles
+        else "Every tile of the slide could be read."
+    )
+    return Caution(check="Damaged tiles", level=Level.LOOK if bad_tiles else Level.FINE, finding=finding)
+
+
+def _focus_fields(plan: Plan) -> list[Window]:
+    """Up to BLUR_FIELDS fields spread evenly over the cells of the tissue mask."""
+    mask = plan.tissue_mask
+    rows, cols = np.nonzero(mask.mask)
+    if not len(rows):
+        return []
+    picked = np.unique(np.linspace(0, len(rows) - 1, BLUR_FIELDS * 2).astype(int))
+    half = BLUR_FIELD_PX // 2
+    fields: dict[tuple[int, int], Window] = {}
+    for index in picked:
+        y, x = (int(side[index]) * mask.cell_px for side in (rows, cols))
+        window = Window(y - half, x - half, y + half, x + half).intersect(plan.grid.window)
+        if mask.share_of(window) > 0.5:
+            fields.setdefault((y // BLUR_FIELD_PX, x // BLUR_FIELD_PX), window)
+    kept = list(fields.values())
+    return kept[:: -(-len(kept) // BLUR_FIELDS)] if kept else []
+
+
+def _robust_z(values: Doubles) -> Doubles:
+    """Modified z-scores: from the median, in units of the median absolute deviation."""
+    away = values - np.median(values)
+    spread = float(np.median(np.abs(away)))
+    return np.asarray(0.6745 * away / spread) if spread else np.zeros(len(values))
