@@ -1,7 +1,7 @@
-"""Where the tissue of a slide is: found on its overview, read from a file, or everywhere.
+"""Where the tissue of a slide is, found on its overview.
 
-The record itself is `microtome.tissue_mask`, the colour range of a slide `microtome.stain`,
-files of outlines `microtome.tissue_file`; their names are offered here too.
+The record itself is `microtome.tissue_mask`; tissue that someone has drawn is read by
+`microtome.tissue_file`; the colour range of a slide is measured by `microtome.stain`.
 
 How it is found: stain has a hue and glass has none, so what counts is a pixel's chroma, the
 spread of its three channels after the glass's own hue is taken off. Dust, shadows, seams
@@ -19,48 +19,48 @@ import numpy as np
 import numpy.typing as npt
 
 from microtome.arrays import Mask, Pixels
-from microtome.slides import overview
 from microtome.slides.base import Mpp, Slide
-from microtome.stain import StainLimits, check_brightfield, find_limits
-from microtome.tissue_file import read_tissue
-from microtome.tissue_mask import TissueMask, all_tissue, fit_cell
+from microtome.slides.overview import overview
+from microtome.tissue_mask import TissueMask, fit_cell
 
-__all__ = [
-    "StainLimits",
-    "TissueMask",
-    "all_tissue",
-    "check_brightfield",
-    "find_limits",
-    "find_tissue",
-    "read_tissue",
-]
-
-DETAIL_UM = 4.0
-"""Tissue is sought at about this many um/px: half a small nucleus, so that one alone still shows."""
+CELL_UM = 16.0
+"""About the side of a mask's cell: small beside a tile of the network (100 um and more)."""
+DETAIL = 4
+"""Tissue is sought at this many pixels a cell: at 4 um, half a small nucleus, one alone still shows."""
+FINER = 4
+"""And read up to so much finer: JPEG with halved chroma has no colours as fine as its pixels."""
+MAX_OVERVIEW_PX = 10_240
+"""On the longer side, as read: 300 MB. On slides over 40,000 px the above gives way to it."""
 USUAL_MPP = 0.25
 """Stands in for a resolution that nobody gave; it sets only how fine the overview is."""
-MAX_OVERVIEW_PX = 110_000_000
-"""330 MB as RGB; a slide of 163,000 px square stays at 4 um."""
+GROWN_PX = 2
+"""Tissue is grown by about 8 um: a nucleus that straddles its edge keeps its context."""
 
-FLAT_RANGE = 6
+EVEN_RANGE = 6
 """Glass varies by at most this in 3 x 3 px."""
 GLASS_CHROMA = 10
-"""Glass is no more coloured than this; a stronger tint is pale tissue."""
+"""Glass is hardly more coloured than this; a stronger tint is more often pale tissue."""
+CALM_RANGE, CALM_CHROMA = 2, 24
+"""Unless it is as even as no tissue is: tinted glass, or a scanner without white balance."""
 LEAST_GLASS = 0.005
 """Share of the slide that must look like glass before its hue is believed."""
 LEAST_GLASS_PX = 64
 """And as many pixels of the overview."""
 LEAST_CHROMA, MOST_CHROMA = 5, 10
 """Bounds of the chroma from which on a pixel is stained, 0..255; between them the glass decides."""
-LEAST_STAIN_UM2 = 150.0
-"""Chroma times area of a piece; less is debris or noise. The palest nucleus that was found has 300."""
+SPECK_PX, LEAST_STAIN_UM2 = 64, 50.0
+"""A piece of fewer pixels needs this area times chroma above the least; it is noise or debris else."""
 
 INK_UM2 = 10_000.0
 """Ink is believed in pieces of at least this area."""
 INK_RANGE = 12
 """Within 3 x 3 px ink varies by at most this; tissue under ink varies more."""
 
+BAND_PX = 1024
+"""Overviews are worked on in bands of so many rows, as int16 copies of a whole one are large."""
+
 type Plane = npt.NDArray[np.uint8]
+"""(y, x) or (y, x, 3) uint8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +90,20 @@ def find_tissue(slide: Slide, mpp: Mpp | None = None) -> TissueMask:
     Returns
     -------
     TissueMask
-        Cells of about 8 um (more on slides over 1e9 px), grown by one cell: a nucleus that
-        straddles the edge of its cell keeps its context. Empty for a slide without tissue.
+        Cells of about 16 um (more on slides over 3e10 px). Empty for a slide without tissue.
     """
     mpp = mpp or slide.mpp or Mpp(USUAL_MPP, USUAL_MPP)
     height_px, width_px = slide.levels[0].height_px, slide.levels[0].width_px
-    wanted = 2 ** max(0, round(math.log2(DETAIL_UM / math.sqrt(mpp.y * mpp.x))))
-    most_px = min(MAX_OVERVIEW_PX, math.ceil(height_px / wanted) * math.ceil(width_px / wanted))
-    pixels, factor = overview(slide, most_px)
-    stained = stained_pixels(pixels, mpp.y * mpp.x * factor**2)
-    cell_px = fit_cell(height_px, width_px, 2 * factor)
+    wanted_px = 2 ** max(0, round(math.log2(CELL_UM / math.sqrt(mpp.y * mpp.x))))
+    finest_px = max(1, wanted_px // (DETAIL * FINER))
+    pixels, downsample = overview(slide, min(MAX_OVERVIEW_PX, -(-max(height_px, width_px) // finest_px)))
+    shrink = max(2, wanted_px // (DETAIL * int(downsample)))
+    factor = int(downsample) * shrink
+    stained = stained_pixels(_shrink(pixels, shrink), mpp.y * mpp.x * factor**2)
+    cell_px = fit_cell(height_px, width_px, max(wanted_px, factor))
     shape = -(-height_px // cell_px), -(-width_px // cell_px)
-    cells = cv2.dilate(_any_in(stained, cell_px // factor, shape), np.ones((3, 3), np.uint8))
-    return TissueMask(cells.astype(bool), cell_px, height_px, width_px)
+    cells = _any_in(_grow(stained, GROWN_PX), cell_px // factor, shape)
+    return TissueMask(cells, cell_px, height_px, width_px)
 
 
 def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
@@ -111,40 +112,59 @@ def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
     `pixel_um2` is the area of an overview pixel.
     """
     rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    roughness = _range3(rgb[:, :, 1])
+    roughness = _roughness(rgb)
     glass = find_glass(rgb, roughness)
     chroma = _chroma(rgb, glass)
-    stained: Plane = (chroma >= glass.least_chroma).astype(np.uint8)
-    stained &= ~_ink_beside_tissue(rgb, roughness, glass, stained, pixel_um2) & 1
-    return _without_specks(stained, chroma, LEAST_STAIN_UM2 / pixel_um2)
+    chroma[roughness == 0] = 0  # filling, of whatever colour: the scanner has no two equal pixels
+    stained = (chroma >= glass.least_chroma).astype(np.uint8)
+    stained[_ink_beside_tissue(rgb, roughness, glass, stained, pixel_um2)] = 0
+    excess = np.maximum(chroma, glass.least_chroma) - np.uint8(glass.least_chroma)
+    return _without_specks(stained, excess, LEAST_STAIN_UM2 / pixel_um2)
+
+
+def _shrink(pixels: Pixels, factor: int) -> Pixels:
+    """Averages over squares of `factor` px; the last ones are filled up with the edge's pixels."""
+    rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    bottom, right = -len(rgb) % factor, -rgb.shape[1] % factor
+    rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+    size = rgb.shape[1] // factor, len(rgb) // factor
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8).transpose(2, 0, 1)
 
 
 def find_glass(rgb: Plane, roughness: Plane) -> Glass:
-    """The hue of the glass: of the brightest frequent kind of flat, nearly colourless pixels.
+    """The hue of the glass: of the brightest frequent kind of even, nearly colourless pixels.
 
-    The brightest, as flat pale tissue may cover more than glass does. Filling is not glass.
+    The brightest, as even pale tissue may cover more than glass does. Filling is not glass.
     A field without glass is judged against neutral white.
     """
     low, high = rgb.min(axis=2), rgb.max(axis=2)
-    candidates = (roughness <= FLAT_RANGE) & (low >= 150) & (high - low <= GLASS_CHROMA) & (low < 254)
-    green = rgb[:, :, 1][candidates]
-    if len(green) < max(LEAST_GLASS * low.size, LEAST_GLASS_PX):
+    tint = high - low
+    even = (roughness <= EVEN_RANGE) & (tint <= GLASS_CHROMA)
+    even |= (roughness <= CALM_RANGE) & (tint <= CALM_CHROMA)
+    pixels = rgb[even & (roughness > 0) & (low >= 150) & (low < 254)].astype(np.int16)
+    if len(pixels) < max(LEAST_GLASS * low.size, LEAST_GLASS_PX):
         return Glass((255, 255, 255), MOST_CHROMA)
-    counts = np.bincount(green, minlength=256)
+    counts = np.bincount(pixels[:, 1], minlength=256)
     near = np.convolve(counts, np.ones(5, np.int64), mode="same")
-    brightest = int(np.flatnonzero(near >= len(green) // 10).max())
+    brightest = int(np.flatnonzero(near >= len(pixels) // 10).max())
     mode = brightest - 8 + int(counts[brightest - 8 : brightest + 1].argmax())
-    samples = rgb[candidates & (np.abs(rgb[:, :, 1].astype(np.int16) - mode) <= 4)].astype(np.int16)
-    red, green_mode, blue = (int(np.percentile(samples[:, c], 50, method="lower")) for c in range(3))
-    darker = np.array([red, green_mode, blue], np.int16) - samples
+    samples = pixels[np.abs(pixels[:, 1] - mode) <= 4]
+    red, green, blue = (int(value) for value in np.percentile(samples, 50, axis=0, method="lower"))
+    darker = np.array([red, green, blue], np.int16) - samples
     spread = darker.max(axis=1) - darker.min(axis=1)
-    return Glass((red, green_mode, blue), int(np.percentile(spread, 99, method="lower")))
+    return Glass((red, green, blue), int(np.percentile(spread, 99, method="lower")))
 
 
-def _range3(plane: Plane) -> Plane:
-    """Greatest less smallest value in the 3 x 3 px around each pixel."""
-    plane, square = np.ascontiguousarray(plane), np.ones((3, 3), np.uint8)
-    return np.asarray(cv2.dilate(plane, square) - cv2.erode(plane, square), np.uint8)
+def _roughness(rgb: Plane) -> Plane:
+    """Greatest less smallest value in the 3 x 3 px around each pixel, in the channel with most of it."""
+    roughness = np.empty(rgb.shape[:2], np.uint8)
+    square = np.ones((3, 3), np.uint8)
+    for y in range(0, len(rgb), BAND_PX):
+        first = max(y - 1, 0)
+        band = rgb[first : y + BAND_PX + 1]
+        spread = (cv2.dilate(band, square) - cv2.erode(band, square)).max(axis=2)
+        roughness[y : y + BAND_PX] = spread[y - first :][:BAND_PX]
+    return roughness
 
 
 def _chroma(rgb: Plane, glass: Glass) -> Plane:
@@ -155,62 +175,76 @@ def _chroma(rgb: Plane, glass: Glass) -> Plane:
     """
     chroma = np.empty(rgb.shape[:2], np.uint8)
     offset = np.array(glass.rgb, np.int16)
-    for y in range(0, len(rgb), 1024):  # in bands: int16 copies of a whole overview are large
-        band = rgb[y : y + 1024]
+    for y in range(0, len(rgb), BAND_PX):
+        band = rgb[y : y + BAND_PX]
         darker = offset - band
         spread = darker.max(axis=2) - darker.min(axis=2)
         spread[(band.min(axis=2) >= 254) | (band.max(axis=2) <= 16)] = 0
-        chroma[y : y + 1024] = np.minimum(spread, 255)
+        chroma[y : y + BAND_PX] = np.minimum(spread, 255)
     return chroma
 
 
-def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plane, pixel_um2: float) -> Plane:
-    """1 where coloured pen marks lie on glass; tissue under a mark, or in doubt, is not ink.
+def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plane, pixel_um2: float) -> Mask:
+    """Where coloured pen marks lie on glass; tissue under a mark, or in doubt, is not ink.
 
-    Ink is smooth, strong, and of a hue that H&E has not: less red than green (green and blue
-    pens), far more blue than red (blue), or as little blue as green with all of its red (red).
-    A piece must be large, and most of what lies around it must be glass.
+    A piece of ink is large and smooth, and most of what lies around it is glass.
     """
-    ink = np.zeros(rgb.shape[:2], np.uint8)
+    ink = _has_hue_of_ink(rgb, glass)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(
+        (ink & (roughness <= INK_RANGE)).astype(np.uint8), connectivity=4
+    )
+    beside = np.zeros(count, bool)
+    for piece in range(1, count):
+        if stats[piece, cv2.CC_STAT_AREA] * pixel_um2 >= INK_UM2:
+            beside[piece] = _glass_around(pieces == piece, ink, stained) >= 0.5
+    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
+    tissue = _grow(stained.astype(bool) & ~ink, 2)
+    core: Mask = beside[pieces]
+    return core | (_grow(core, 3) & ~tissue)
+
+
+def _has_hue_of_ink(rgb: Plane, glass: Glass) -> Mask:
+    """Pixels of a strong hue that H&E has not.
+
+    Less red than green (green and blue pens), far more blue than red (blue), or as little blue
+    as green with nearly all of the red (red).
+    """
+    ink = np.zeros(rgb.shape[:2], bool)
     offset = np.array(glass.rgb, np.int16)
-    for y in range(0, len(rgb), 1024):
-        red, green, blue = np.moveaxis(offset - rgb[y : y + 1024], 2, 0)
+    for y in range(0, len(rgb), BAND_PX):
+        red, green, blue = np.moveaxis(offset - rgb[y : y + BAND_PX], 2, 0)
         cold = (red - green >= 20) | ((red - blue >= 60) & (red - green >= -10))
         warm = (green >= 90) & (red <= 60) & (blue - red >= 90) & (np.abs(green - blue) <= 50)
-        ink[y : y + 1024] = cold | warm
-    smooth = ink & (roughness <= INK_RANGE)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(smooth, connectivity=4)
-    if count == 1:
-        return smooth
-    square = np.ones((3, 3), np.uint8)
-    beside = np.zeros(count, bool)
-    for piece in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] * pixel_um2 >= INK_UM2):
-        if piece:
-            beside[piece] = _glass_around(pieces == piece, ink, stained) >= 0.5
-    core = beside[pieces].astype(np.uint8)
-    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
-    rim = cv2.dilate(core, square, iterations=3) & ~cv2.dilate(stained & ~ink, square, iterations=2)
-    return np.asarray(core | (rim & 1), np.uint8)
+        ink[y : y + BAND_PX] = cold | warm
+    return ink
 
 
-def _glass_around(piece: Mask, ink: Plane, stained: Plane) -> float:
+def _glass_around(piece: Mask, ink: Mask, stained: Plane) -> float:
     """Share of glass in what lies 5 to 6 px off a piece of ink, other ink left out."""
-    near = cv2.dilate(piece.astype(np.uint8), np.ones((9, 9), np.uint8))
-    ring = (cv2.dilate(near, np.ones((5, 5), np.uint8)) & ~near & ~ink & 1).astype(bool)
+    near = _grow(piece, 4)
+    ring = _grow(near, 2) & ~near & ~ink
     return 1.0 - float(stained[ring].mean()) if ring.any() else 0.0
 
 
-def _without_specks(stained: Plane, chroma: Plane, least: float) -> Mask:
-    """Without the 8-connected pieces whose chroma adds up to less than `least`."""
-    _, pieces = cv2.connectedComponents(stained, connectivity=8)
-    kept = np.bincount(pieces.ravel(), weights=chroma.ravel()) >= least
+def _grow(mask: Mask, by_px: int) -> Mask:
+    side = 2 * by_px + 1
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
+
+
+def _without_specks(stained: Plane, excess: Plane, least: float) -> Mask:
+    """Without the small 8-connected pieces whose excess chroma adds up to less than `least`."""
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
+    kept = stats[:, cv2.CC_STAT_AREA] >= SPECK_PX
+    kept[0] = True
+    small = ~kept[pieces]
+    kept |= np.bincount(pieces[small], weights=excess[small], minlength=count) >= least
     kept[0] = False
     return np.asarray(kept[pieces])
 
 
-def _any_in(stained: Mask, block: int, shape: tuple[int, int]) -> Plane:
-    """1 for each block of `block` x `block` pixels that holds a stained one; (rows, cols) as `shape`."""
+def _any_in(stained: Mask, block: int, shape: tuple[int, int]) -> Mask:
+    """For each block of `block` x `block` pixels, whether one is stained; (rows, cols) as `shape`."""
     rows, cols = shape
-    padded = np.zeros((rows * block, cols * block), np.uint8)
+    padded = np.zeros((rows * block, cols * block), bool)
     padded[: stained.shape[0], : stained.shape[1]] = stained[: rows * block, : cols * block]
-    return np.asarray(padded.reshape(rows, block, cols, block).max(axis=(1, 3)), np.uint8)
+    return np.asarray(padded.reshape(rows, block, cols, block).any(axis=(1, 3)))

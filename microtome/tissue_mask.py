@@ -142,7 +142,8 @@ def fit_cell(height_px: int, width_px: int, least_px: int) -> int:
 def _overlaps(cells: slice, cell_px: int, start_px: int, stop_px: int) -> Ints:
     """How many px of each cell lie in start_px..stop_px."""
     edges = np.arange(cells.start, cells.stop + 1, dtype=np.int64) * cell_px
-    return np.diff(np.clip(edges, start_px, stop_px))
+    sizes: Ints = np.diff(np.clip(edges, start_px, stop_px))
+    return sizes
 
 
 def all_tissue(slide: Slide) -> TissueMask:
