@@ -116,7 +116,7 @@ def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:
 
 def _histogram(values: npt.NDArray[np.uint8]) -> Ints:
     """(256,) int64. OpenCV counts in float32: exact, as a block has fewer than 2**24 values."""
-    counts: Ints = cv2.calcHist([values.reshape(-1, 1)], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+    counts: Ints = cv2.calcHist([values.reshape(-1, 1)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
     return counts
 
 
