@@ -301,3 +301,15 @@ class DamagedSlide(MicrotomeError):
 
     def __str__(self) -> str:
         return f"{self.uri} is {self.what}; copy it again"
+
+
+class SlideUnreachable(MicrotomeError):
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(uri, reason)
+        self.uri, self.reason = uri, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} cannot be reached: {self.reason}; for S3, check AWS_ENDPOINT_URL, AWS_REGION "
+            "and the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )

@@ -1,5 +1,7 @@
 """Which reader takes a slide: decided by its content, not by its name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from microtome.errors import (
@@ -8,6 +10,7 @@ from microtome.errors import (
     NoSlideInFolder,
     NotASlide,
     SlideNotFound,
+    SlideUnreachable,
 )
 from microtome.slides.base import OnBadTile, Slide
 from microtome.slides.source import Source, is_folder, is_remote, open_source
@@ -35,20 +38,34 @@ def open_slide(uri: str, *, on_bad_tile: OnBadTile = OnBadTile.FAIL) -> Slide:
     ------
     MicrotomeError
         Of the class that names the cause: `SlideNotFound`, `EmptySlide`, `NoSlideInFolder`,
-        `NotASlide`, `TruncatedSlide`, `DamagedSlide`, `UnsupportedSlide`, `NeedsLocalCopy`.
+        `NotASlide`, `TruncatedSlide`, `DamagedSlide`, `SlideUnreachable`, `UnsupportedSlide`,
+        `NeedsLocalCopy`.
     """
     uri = uri.removeprefix("file://")
-    if is_folder(uri):
+    with _reaching(uri):
+        source = None if is_folder(uri) else open_source(uri)
+    if source is None:
         return _open_folder(uri, on_bad_tile)
-    try:
-        source = open_source(uri)
-    except FileNotFoundError as error:
-        raise SlideNotFound(uri) from error
     try:
         return _open_file(uri, source, on_bad_tile)
     except BaseException:
         source.close()
         raise
+
+
+@contextmanager
+def _reaching(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SlideNotFound(uri) from error
+    except OSError as error:
+        raise SlideUnreachable(uri, str(error)) from error
+    # Missing credentials and unknown protocols are neither OSError nor of one class.
+    except Exception as error:
+        if not is_remote(uri):
+            raise
+        raise SlideUnreachable(uri, f"{type(error).__name__}: {error}") from error
 
 
 def _open_file(uri: str, source: Source, on_bad_tile: OnBadTile) -> Slide:

@@ -19,7 +19,14 @@ from microtome.errors import DamagedSlide, TruncatedSlide, UnsupportedSlide
 from microtome.slides import jpeg
 from microtome.slides.base import OnBadTile
 from microtome.slides.source import Source, SourceFile, identity
-from microtome.slides.tiff_decode import compression_name, decoder, first_jpeg, is_jpeg
+from microtome.slides.tiff_decode import (
+    JPEG_2000,
+    compression_name,
+    decoder,
+    first_jpeg,
+    has_halved_chroma,
+    is_jpeg,
+)
 from microtome.slides.tiff_mpp import find_mpp
 from microtome.slides.tiff_pages import TiffLevel, find_levels, to_levels
 from microtome.slides.tiff_whole import needed_bytes
@@ -61,6 +68,7 @@ def open_tiff(uri: str, source: Source, on_bad_tile: OnBadTile) -> TiledSlide:
         for level in levels:
             _refuse_missing_bytes(uri, level, source)
         store = TiffStore(uri, levels, source)
+        _refuse_halved_chroma(uri, levels[0], store)
         mpp, kind = find_mpp(tiff, levels[0].page), _kind(tiff)
     facts = SlideFacts(
         uri=uri,
@@ -128,14 +136,21 @@ def _kind(tiff: tifffile.TiffFile) -> str:
     return KINDS.get(kind, "TIFF")
 
 
+def _first_tile(level: TiffLevel, store: TiffStore) -> bytes:
+    """The first tile of the finest level that the file holds; empty if it holds none."""
+    stored = np.flatnonzero(level.counts.min(axis=1))
+    if not len(stored):
+        return b""
+    _, encoded = next(store.fetch(0, [int(stored[0])]))
+    return encoded[0]
+
+
 def _compression(level: TiffLevel, store: TiffStore) -> str:
     """`JPEG 4:2:0 quality 70`, as far as the file says it."""
     words = [compression_name(level.page)]
-    stored = np.flatnonzero(level.counts.min(axis=1))
-    if is_jpeg(level) and len(stored):
-        _, encoded = next(store.fetch(0, [int(stored[0])]))
+    if is_jpeg(level) and (tile := _first_tile(level, store)):
         try:
-            words.append(jpeg.describe(first_jpeg(level.page, encoded[0])))
+            words.append(jpeg.describe(first_jpeg(level.page, tile)))
         except UndecodableTile:
             words.append("(first tile damaged)")
     _, _, quality = level.page.description.partition("Q=")
@@ -162,3 +177,10 @@ def _refuse_overlaps(uri: str, tiff: tifffile.TiffFile) -> None:
     if any(OVERLAP.search(bytes(page.tags.valueof(XMP, b""))) for page in pages):
         way_out = "copy it to a local disk, so that OpenSlide can read it"
         raise OnlyOpenSlide(uri, "has overlapping tiles", way_out)
+
+
+def _refuse_halved_chroma(uri: str, level: TiffLevel, store: TiffStore) -> None:
+    """Older Aperio scanners wrote JPEG 2000 with fewer samples of colour than of brightness."""
+    if int(level.page.compression) in JPEG_2000 and has_halved_chroma(_first_tile(level, store)):
+        way_out = "copy it to a local disk, so that OpenSlide can read it"
+        raise OnlyOpenSlide(uri, "has JPEG 2000 tiles with subsampled chroma", way_out)

@@ -18,6 +18,9 @@ from microtome.slides.tiled import Encoded, UndecodableTile
 
 JPEG = {7, 33007}
 APERIO_YCBCR = 33003
+JPEG_2000 = {33003, 33005, 34712}
+# The first marker segment of a codestream, and where its list of components begins.
+SIZ, SIZ_COUNT_AT, SIZ_COMPONENTS_AT = b"\xff\x4f\xff\x51", 38, 40
 # Rows: R, G, B; columns: Y, Cb - 128, Cr - 128 (ITU-R BT.601, full range, as in JFIF).
 YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.float32)
 
@@ -55,6 +58,15 @@ def first_jpeg(page: tifffile.TiffPage, tile: bytes) -> bytes:
     return jpeg.complete(
         tile, page.jpegtables or b"", jpeg.AS_RGB if page.photometric == 2 else jpeg.AS_YCBCR
     )
+
+
+def has_halved_chroma(codestream: bytes) -> bool:
+    """Whether a JPEG 2000 component has fewer samples than the tile has pixels."""
+    if not codestream.startswith(SIZ):
+        return False
+    count = int.from_bytes(codestream[SIZ_COUNT_AT:SIZ_COMPONENTS_AT])
+    components = codestream[SIZ_COMPONENTS_AT : SIZ_COMPONENTS_AT + 3 * count]
+    return any(steps != 1 for at in (1, 2) for steps in components[at::3])
 
 
 def compression_name(page: tifffile.TiffPage) -> str:

@@ -1,0 +1,108 @@
+"""A real S3 server (versitygw) for tests: one process, one folder, one free loopback port."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+REGION, ACCESS_KEY, SECRET_KEY = "eu-test-1", "testaccess", "testsecret"
+START_S = 20.0
+
+
+def find_versitygw(shared_data: Path) -> Path:
+    """The server's program: on PATH, or unpacked from beside the shared data. Skips without it."""
+    if found := shutil.which("versitygw"):
+        return Path(found)
+    unpack = shared_data.parent / "bin" / "unpack"
+    if unpack.is_file():
+        folder = subprocess.run([unpack], check=True, capture_output=True, text=True).stdout.strip()
+        return Path(folder) / "versitygw"
+    reason = f"no versitygw on PATH, and none to unpack in {unpack.parent}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class S3Server:
+    """Serves `folder`, whose subfolders are buckets, until the `with` block ends.
+
+    `environment` holds what clients need (AWS_ENDPOINT_URL, region, credentials).
+    """
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self._program, self.folder = program, folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        }
+
+    def make_bucket(self, name: str) -> Path:
+        """An empty bucket. Files put into its folder by hand are objects as well."""
+        bucket = self.folder / name
+        bucket.mkdir()
+        return bucket
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port = _free_port()
+        self.endpoint = f"http://127.0.0.1:{port}"
+        keys = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
+        metadata = self.folder.with_name(f"{self.folder.name}-metadata")
+        metadata.mkdir(exist_ok=True)
+        self._process = subprocess.Popen(
+            [
+                *(self._program, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"),
+                *("--region", REGION, "--health", "/health", "posix", "--sidecar", metadata, self.folder),
+            ],
+            env={**os.environ, **keys},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait()
+        return self
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        end_s = time.monotonic() + START_S
+        while time.monotonic() < end_s and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.05)
+        self.stop()
+        pytest.fail(f"versitygw did not answer on {self.endpoint} within {START_S:.0f} s")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=10)
+            self._process = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

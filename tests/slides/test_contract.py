@@ -1,0 +1,82 @@
+"""What every reader of slides keeps, whatever the format."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from microtome.arrays import Pixels
+from microtome.grid import Window
+from microtome.slides import Slide, open_slide
+
+
+def whole(slide: Slide, level: int) -> Pixels:
+    finest = slide.levels[level]
+    return slide.read(level, Window(0, 0, finest.height_px, finest.width_px))
+
+
+def windows(height_px: int, width_px: int, seed: int, count: int) -> list[Window]:
+    """Windows that start and end anywhere, some of them across the edge."""
+    random = np.random.default_rng(seed)
+    corners = random.integers(-300, [height_px, width_px], (count, 2))
+    sizes = random.integers(1, 900, (count, 2))
+    return [Window(*map(int, (*c, *(c + s)))) for c, s in zip(corners, sizes, strict=True)]
+
+
+def expected(everything: Pixels, window: Window) -> Pixels:
+    """The window cut from all pixels, white outside: the slow obvious version."""
+    out = np.full((3, window.height, window.width), 255, np.uint8)
+    inside = window.intersect(Window(0, 0, *everything.shape[1:]))
+    if not inside.is_empty:
+        rows, cols = inside.within(window)
+        out[:, rows, cols] = everything[:, inside.y0 : inside.y1, inside.x0 : inside.x1]
+    return out
+
+
+def test_a_window_of_a_level_is_cut_from_the_whole_and_white_outside_of_it(slide: Slide) -> None:
+    for number, level in enumerate(slide.levels):
+        everything = whole(slide, number)
+        for window in windows(level.height_px, level.width_px, seed=number, count=6):
+            assert np.array_equal(slide.read(number, window), expected(everything, window)), window
+
+
+def test_a_window_far_outside_is_white(slide: Slide) -> None:
+    assert slide.read(0, Window(-500, -400, -100, -100)).min() == 255
+    far = slide.levels[0].height_px + 5
+    assert slide.read(0, Window(far, 0, far + 3, 2)).shape == (3, 3, 2)
+
+
+def test_pixels_are_bytes_in_interleaved_memory(slide: Slide) -> None:
+    pixels = slide.read(0, Window(10, 20, 74, 120))
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 64, 100)
+    assert pixels.transpose(1, 2, 0).flags.c_contiguous
+
+
+def test_levels_shrink_alike_in_both_directions_and_show_the_same_picture(slide: Slide) -> None:
+    finest = slide.levels[0]
+    assert finest.downsample == 1.0
+    means = whole(slide, 0).mean(axis=(1, 2))
+    for number, level in enumerate(slide.levels[1:], start=1):
+        assert level.downsample > slide.levels[number - 1].downsample
+        assert finest.height_px / level.height_px == pytest.approx(level.downsample, rel=0.02)
+        assert finest.width_px / level.width_px == pytest.approx(level.downsample, rel=0.02)
+        assert np.abs(whole(slide, number).mean(axis=(1, 2)) - means).max() < 12
+
+
+def test_threads_read_at_once_what_one_reads_alone(slide: Slide) -> None:
+    level = slide.levels[0]
+    places = windows(level.height_px, level.width_px, seed=9, count=12)
+    alone = [slide.read(0, place) for place in places]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda place: slide.read(0, place), places))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, at_once, strict=True))
+
+
+def test_it_says_what_it_is(slide: Slide) -> None:
+    assert slide.tiles >= 1
+    assert ": " in slide.reader
+    assert slide.format
+    assert slide.bad_tiles == frozenset()
+    with open_slide(slide.uri) as again:
+        assert again.identity == slide.identity
