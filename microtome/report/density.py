@@ -1,7 +1,7 @@
 """Nuclei per mm2 over the slide, and which fields are worth a look."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -12,12 +12,16 @@ from microtome.grid import Window
 from microtome.plan import Plan
 from microtome.report.shard_stats import ShardStats, cell_px_of, cells_shape
 
+type Stained = Callable[[Window], float]
+"""Share of a window that is stained, 0..1."""
+
 REGION_PX = 640
 RANDOM_REGIONS = 4
+RANDOM_TISSUE = 0.5
 LEAST_TISSUE = 0.05
 """Cells with less tissue than this have no density: their few nuclei would show as extremes."""
-FULL_TISSUE = 0.7
-"""A field of this much tissue can be called dense or sparse."""
+FULL_TISSUE = 0.8
+"""A field of so much tissue can be called dense or sparse; else it is the most there is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,12 +75,13 @@ def tissue_shares(plan: Plan) -> Doubles:
     return np.asarray(whole.reshape(rows, finer, cols, finer).mean(axis=(1, 3)))
 
 
-def choose_regions(plan: Plan, density: Density) -> tuple[Region, ...]:
+def choose_regions(plan: Plan, density: Density, stained: Stained) -> tuple[Region, ...]:
     """The densest field, the sparsest one with tissue, and four at random: the same on every run.
 
-    Fields do not overlap; fewer where the slide has not room for six.
+    Fields do not overlap; fewer where the slide has not room for six. `stained` tells fields full
+    of tissue from those at its rim, which a tissue mask includes.
     """
-    windows, values, shares = _fields(plan, density)
+    windows, values, shares = _fields(plan, density, stained)
     chosen: list[Region] = []
 
     def take(title: str, order: Doubles) -> bool:
@@ -97,20 +102,22 @@ def choose_regions(plan: Plan, density: Density) -> tuple[Region, ...]:
         seed = int.from_bytes(hashlib.sha256(plan.fingerprint.encode()).digest()[:8])
         chance = np.random.default_rng(seed).random(len(windows))
         for number in range(RANDOM_REGIONS):
-            take(f"at random, {number + 1} of {RANDOM_REGIONS}", np.where(shares >= 0.3, chance, -np.inf))
+            take(
+                f"at random, {number + 1} of {RANDOM_REGIONS}",
+                np.where(shares >= min(RANDOM_TISSUE, shares.max()), chance, -np.inf),
+            )
     return tuple(chosen)
 
 
-def _fields(plan: Plan, density: Density) -> tuple[list[Window], Doubles, Doubles]:
-    """Candidate windows around the cells with tissue, their density and their share of tissue."""
+def _fields(plan: Plan, density: Density, stained: Stained) -> tuple[list[Window], Doubles, Doubles]:
+    """Candidate windows around the cells with tissue, their density and how much of them is stained."""
     rows, cols = np.nonzero(density.tissue >= LEAST_TISSUE)
-    mask = plan.tissue_mask
     windows = [
         _window_around(plan, density.cell_px, row, col)
         for row, col in zip(rows.tolist(), cols.tolist(), strict=True)
     ]
     values = density.per_mm2[rows, cols]
-    return windows, values, np.array([mask.share_of(window) for window in windows])
+    return windows, values, np.array([stained(window) for window in windows])
 
 
 def _window_around(plan: Plan, cell_px: int, row: int, col: int) -> Window:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import cv2
 import numpy as np
@@ -22,6 +23,8 @@ OVERVIEW_PX = 1280
 """Longer side of the overview, about."""
 BAND_PX = 8_000_000
 """Pixels read at once for the overview."""
+LEAST_CHROMA = 14
+"""Of a stained pixel: the largest less the smallest of R, G, B."""
 JPEG_QUALITY = 84
 INK = (26, 26, 26)
 LEGEND_PX = 96
@@ -34,6 +37,13 @@ class Overview:
     rgb: Rgb
     level0_px: float
     """Level-0 px per px of the picture."""
+
+    def stained(self, window: Window) -> float:
+        """Share of a window (level-0 px) that has colour, 0..1."""
+        y0, x0 = int(window.y0 / self.level0_px), int(window.x0 / self.level0_px)
+        y1, x1 = ceil(window.y1 / self.level0_px), ceil(window.x1 / self.level0_px)
+        part = self.rgb[y0:y1, x0:x1].astype(np.int16)
+        return float((np.ptp(part, axis=2) > LEAST_CHROMA).mean()) if part.size else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,11 +77,11 @@ def read_overview(plan: Plan, read: Read, levels: Sequence[Level]) -> Overview:
 
 
 def colours() -> Rgb:
-    """(256, 3) uint8: cividis from yellow (few) to dark blue (many), monotone in lightness.
+    """(256, 3) uint8: viridis from yellow (few) to dark violet (many), monotone in lightness.
 
-    Nuñez et al. 2018, doi:10.1371/journal.pone.0199239: alike with and without colour vision.
+    Readable without colour vision and in black and white (van der Walt and Smith 2015).
     """
-    ramp = cv2.applyColorMap(np.arange(255, -1, -1, dtype=np.uint8)[:, None], cv2.COLORMAP_CIVIDIS)
+    ramp = cv2.applyColorMap(np.arange(255, -1, -1, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)
     return np.ascontiguousarray(ramp[:, 0, ::-1])
 
 
@@ -79,16 +89,17 @@ def draw_density(overview: Overview, density: Density) -> Rgb:
     """Density as colour over the slide in grey; glass stays white; a line around the tissue."""
     height, width = overview.rgb.shape[:2]
     grey = cv2.cvtColor(overview.rgb, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    light = np.clip(grey / max(float(np.quantile(grey, 0.98)), 0.1), 0, 1)[..., None]
+    dark, bright = (float(level) for level in np.quantile(grey, (0.01, 0.98)))
+    light = np.clip((grey - dark) / max(bright - dark, 0.1), 0, 1)[..., None]
     shade = np.clip(density.per_mm2 / density.top * 255, 0, 255)
     has_tissue = np.isfinite(shade)
     small = colours()[np.where(has_tissue, shade, 0).astype(np.uint8)]
     cells = overview.level0_px / density.cell_px
     colour = _enlarge(_spread(small, has_tissue), cells, (height, width))
     share = _enlarge(density.tissue.astype(np.float32), cells, (height, width))
-    cover = np.clip(share * 2.5 - 0.25, 0, 1)[..., None]
-    white = 255 * (0.4 + 0.6 * light)
-    out = np.clip(white * (1 - cover) + colour * (0.45 + 0.55 * light) * cover, 0, 255).astype(np.uint8)
+    cover = np.clip(share * 5 - 1.4, 0, 1)[..., None]
+    white = 255 * (0.45 + 0.55 * light)
+    out = np.clip(white * (1 - cover) + colour * (0.55 + 0.45 * light) * cover, 0, 255).astype(np.uint8)
     contours, _ = cv2.findContours((share > 0.4).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(out, contours, -1, INK, 1, cv2.LINE_AA)
     return np.ascontiguousarray(out)
@@ -106,7 +117,9 @@ def draw_standalone(picture: Rgb, overview: Overview, regions: Sequence[Region],
         )
         cv2.rectangle(sheet, (x0, y0), (x1, y1), (255, 255, 255), 4)
         cv2.rectangle(sheet, (x0, y0), (x1, y1), INK, 2)
-        _write(sheet, str(number), (x1 + 5, y1), 0.7)
+        cv2.rectangle(sheet, (x1, y0 - 24), (x1 + 22, y0), (255, 255, 255), -1)
+        cv2.rectangle(sheet, (x1, y0 - 24), (x1 + 22, y0), INK, 1)
+        _write(sheet, str(number), (x1 + 5, y0 - 5), 0.65)
     ramp = cv2.resize(colours()[None], (320, 18), interpolation=cv2.INTER_LINEAR)
     y = height + 40
     sheet[y : y + 18, 24:344] = ramp
@@ -117,7 +130,6 @@ def draw_standalone(picture: Rgb, overview: Overview, regions: Sequence[Region],
 
 
 def _write(sheet: Rgb, text: str, place: tuple[int, int], size: float) -> None:
-    cv2.putText(sheet, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 4, cv2.LINE_AA)
     cv2.putText(sheet, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
 
 

@@ -75,8 +75,8 @@ def write_report(
     cautions = check_all(plan, stats, facts.stages, sources.read, bad_tiles)
     summary = summarise(plan, stats, facts, cautions)
     density = measure_density(plan, stats)
-    regions = choose_regions(plan, density)
     overview = figures.read_overview(plan, sources.read, sources.levels)
+    regions = choose_regions(plan, density, overview.stained)
     picture = figures.draw_density(overview, density)
     fields = tuple(
         figures.show_region(plan, region, sources.read, sources.nuclei_in(region.window))

@@ -13,7 +13,7 @@ from microtome.report.summary import Histogram, StageSummary
 
 WIDTH, HEIGHT = 420, 210
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 30, 40
-BARS = 40
+BARS = 50
 
 
 def histogram(found: Histogram, unit: str, digits: int, end: float | None = None) -> str:
