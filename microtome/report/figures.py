@@ -134,10 +134,10 @@ def _write(sheet: Rgb, text: str, place: tuple[int, int], size: float) -> None:
 
 
 def show_region(plan: Plan, region: Region, read: Read, nuclei: Nuclei) -> Field:
-    """A field at full resolution; `nuclei` are those whose outline may reach into it."""
+    """A field at full resolution; `nuclei` are those whose outline may reach into it, or more."""
     window = region.window
-    centres = nuclei.centre_px
-    inside = sum(window.holds(y, x) for y, x in centres.tolist())
+    nuclei = nuclei_within(nuclei, window)
+    inside = sum(window.holds(y, x) for y, x in nuclei.centre_px.tolist())
     area_mm2 = window.area_px * plan.pixel_area_um2 / 1e6
     return Field(
         region=region,
@@ -146,6 +146,16 @@ def show_region(plan: Plan, region: Region, read: Read, nuclei: Nuclei) -> Field
         nuclei=inside,
         per_mm2=inside / area_mm2,
     )
+
+
+def nuclei_within(nuclei: Nuclei, window: Window) -> Nuclei:
+    """Those whose outline's bounds meet the window, in their order."""
+    if not len(nuclei):
+        return nuclei
+    low = np.minimum.reduceat(nuclei.outline_px, nuclei.offsets[:-1], axis=0)
+    high = np.maximum.reduceat(nuclei.outline_px, nuclei.offsets[:-1], axis=0)
+    meets = (high > (window.y0, window.x0)) & (low < (window.y1, window.x1))
+    return nuclei.take(np.flatnonzero(meets.all(axis=1)))
 
 
 def outline_path(nuclei: Nuclei, window: Window) -> str:

@@ -61,8 +61,8 @@ def draw_slide(path: Path, size_px: int = 10_240, seed: int = 7, workers: int = 
     partial = path.with_name(path.name + ".partial")
     with _Painters(layout, min(workers, len(places) // SMALL_BLOCKS)) as painters:
         _write(partial, layout, painters.paint(places))
-    layout.nuclei.save(truth_path(path))
     partial.replace(path)
+    layout.nuclei.save(truth_path(path))
     return layout.nuclei
 
 

@@ -48,7 +48,10 @@ class Truth:
         return type(self)(point_px=self.point_px[rows], radii_px=self.radii_px[rows], kind=self.kind[rows])
 
     def save(self, path: Path) -> None:
-        np.savez(path, point_px=self.point_px, radii_px=self.radii_px, kind=self.kind)
+        """Write it whole or not at all."""
+        partial = path.with_name("partial." + path.name)
+        np.savez(partial, point_px=self.point_px, radii_px=self.radii_px, kind=self.kind)
+        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
