@@ -89,7 +89,6 @@ class RunFacts:
     """From the first stage's begin to now."""
     machine: Machine
     workers: int
-    precision_reason: str
     command: str
     """That makes the result again."""
     made_at: datetime
@@ -169,7 +168,7 @@ def summarise(plan: Plan, stats: ShardStats, facts: RunFacts, cautions: Sequence
         model_version=plan.model.version,
         model_digest=plan.model.digest,
         precision=plan.model.precision,
-        precision_reason=facts.precision_reason,
+        precision_reason=plan.model.why_precision,
         plan_fingerprint=plan.fingerprint,
         microtome_version=plan.version,
         command=facts.command,
