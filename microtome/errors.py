@@ -46,8 +46,9 @@ class WorkersDied(MicrotomeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.task} ended {self.deaths} workers, most likely for want of memory; give each worker more "
-            "(fewer --workers), or a smaller --shard-size. What is finished is kept: run the same command again"
+            f"{self.task} ended {self.deaths} workers, most likely for want of memory; give each worker "
+            "more (fewer --workers), or a smaller --shard-size. What is finished is kept: run the same "
+            "command again"
         )
 
 
@@ -115,7 +116,7 @@ class NoResultHere(MicrotomeError):
         self.uri = uri
 
     def __str__(self) -> str:
-        return f"{self.uri} is no result of microtome's (it has no plan.json); give the path of a NAME.ome.zarr"
+        return f"{self.uri} is no result of microtome's (it has no plan.json); give a NAME.ome.zarr"
 
 
 class ModelNotFound(MicrotomeError):

@@ -63,7 +63,8 @@ class S3Server:
         port = _free_port()
         self.endpoint = f"http://127.0.0.1:{port}"
         keys = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
-        metadata = self.folder.with_name(f"{self.folder.name}-metadata")
+        # Beside the folder; the server takes a name that begins like the folder's for one inside of it.
+        metadata = self.folder.with_name(f"metadata-of-{self.folder.name}")
         metadata.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [

@@ -160,8 +160,8 @@ def _compression(level: TiffLevel, store: TiffStore) -> str:
 
 
 def _refuse_truncated(uri: str, tiff: tifffile.TiffFile, file: BinaryIO, source: Source) -> None:
-    # NDPI above 4 GB keeps the upper halves of offsets elsewhere; its tiles are checked like all others.
-    if not tiff.is_ndpi and (needed := needed_bytes(file)) > source.size_bytes:
+    needed = needed_bytes(file, ndpi=tiff.is_ndpi)
+    if needed > source.size_bytes:
         raise TruncatedSlide(uri, source.size_bytes, needed)
 
 

@@ -20,7 +20,7 @@ JPEG = {7, 33007}
 APERIO_YCBCR = 33003
 JPEG_2000 = {33003, 33005, 34712}
 # The first marker segment of a codestream, and where its list of components begins.
-SIZ, SIZ_COUNT_AT, SIZ_COMPONENTS_AT = b"\xff\x4f\xff\x51", 38, 40
+SIZ, SIZ_COUNT_AT, SIZ_COMPONENTS_AT = b"\xff\x4f\xff\x51", 40, 42
 # Rows: R, G, B; columns: Y, Cb - 128, Cr - 128 (ITU-R BT.601, full range, as in JFIF).
 YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.float32)
 

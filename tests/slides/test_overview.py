@@ -1,0 +1,87 @@
+"""Overviews: exact averages over squares of level 0, from whatever level, in bounded memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from microtome.arrays import Pixels
+from microtome.grid import Window
+from microtome.slides import open_slide
+from microtome.slides.overview import overview
+from tests.slides import makers
+
+
+def averages(path: Path, level: int, cell: int) -> np.ndarray:
+    """Squares of a level averaged: the slow obvious version."""
+    with open_slide(str(path)) as slide:
+        finest = slide.levels[level]
+        pixels = slide.read(level, Window(0, 0, finest.height_px, finest.width_px)).astype(float)
+    rows = np.add.reduceat(pixels, np.arange(0, pixels.shape[1], cell), axis=1)
+    sums = np.add.reduceat(rows, np.arange(0, pixels.shape[2], cell), axis=2)
+    heights = np.diff([*range(0, pixels.shape[1], cell), pixels.shape[1]])
+    widths = np.diff([*range(0, pixels.shape[2], cell), pixels.shape[2]])
+    return sums / heights[:, None] / widths
+
+
+@pytest.mark.parametrize("max_px", [100, 400, 1000, 3000])
+def test_each_px_is_the_average_of_its_square(cmu_slide: Path, max_px: int) -> None:
+    with open_slide(str(cmu_slide)) as slide:
+        small, d = overview(slide, max_px)
+    expected = averages(cmu_slide, 0, int(d))
+    assert small.shape == expected.shape
+    assert max_px / 2 <= max(small.shape) <= max_px
+    assert np.abs(small - expected).mean() < 0.6
+    # libjpeg averages before it clips, so single px beside very dark or bright ones may differ.
+    assert np.abs(small - expected).max() < 8
+
+
+def test_it_comes_from_the_level_that_is_nearest(tcga_slide: Path) -> None:
+    with open_slide(str(tcga_slide)) as slide:
+        small, d = overview(slide, 200)
+        assert d == 64.0
+    expected = averages(tcga_slide, 4, 4)
+    assert small.shape == (3, 121, 181)
+    assert np.abs(small - expected).max() <= 0.5 + 1e-6
+
+
+def test_levels_off_the_grid_are_resampled_to_it(tmp_path: Path, tissue: Pixels) -> None:
+    """A level three times coarser serves an overview of four."""
+    path = tmp_path / "third.tif"
+    whole = tissue[:900, :1080]
+    third = whole.reshape(300, 3, 360, 3, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    options = {"photometric": "rgb", "tile": (64, 64), "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(whole, **options)
+        tiff.write(third, subfiletype=1, **options)
+    with open_slide(str(path)) as slide:
+        assert [level.downsample for level in slide.levels] == [1.0, 3.0]
+        small, d = overview(slide, 300)
+    assert d == 4.0
+    assert np.abs(small - averages(path, 0, 4)).mean() < 4
+
+
+def test_a_slide_that_is_small_is_its_own_overview(tmp_path: Path, tissue: Pixels) -> None:
+    with open_slide(str(makers.png(tmp_path, tissue))) as slide:
+        small, d = overview(slide, 2000)
+    assert d == 1.0
+    assert np.array_equal(small.transpose(1, 2, 0), tissue)
+
+
+def test_memory_does_not_grow_with_a_slide_that_has_no_pyramid(tcga_slide: Path, tmp_path: Path) -> None:
+    path = makers.giant(tmp_path, tcga_slide, side_px=40_960)
+    script = (
+        "import sys, resource; from microtome.slides import open_slide; "
+        "from microtome.slides.overview import overview; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "small, d = overview(open_slide(sys.argv[1]), 1024); "
+        "assert d == 64 and small.shape == (3, 640, 640); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown_kib = subprocess.run(
+        [sys.executable, "-c", script, path], check=True, capture_output=True, text=True
+    )
+    assert int(grown_kib.stdout) < 300 * 1024

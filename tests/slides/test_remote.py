@@ -1,0 +1,67 @@
+"""Slides on S3: the same pixels by ranges, without a copy of the slide."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microtome.errors import NeedsLocalCopy, SlideNotFound, SlideUnreachable
+from microtome.grid import Window
+from microtome.slides import open_slide
+from microtome.slides.source import RemoteSource, coalesce
+from tests.s3 import S3Server
+
+
+def test_a_slide_on_s3_is_read_by_ranges_and_gives_the_same_pixels(
+    s3: S3Server, tcga_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = s3.make_bucket("slides")
+    shutil.copy(tcga_slide, bucket / "S 001+ä.tif")
+    sources: list[RemoteSource] = []
+    made = RemoteSource.__init__
+    monkeypatch.setattr(
+        RemoteSource, "__init__", lambda self, uri: (sources.append(self), made(self, uri))[1]
+    )
+    window = Window(3000, 4000, 3700, 4900)
+    with open_slide("s3://slides/S 001+ä.tif") as remote, open_slide(str(tcga_slide)) as local:
+        assert remote.levels == local.levels
+        assert remote.identity == local.identity
+        identity_bytes = 2 << 20
+        opening_bytes = sources[0].read_bytes - identity_bytes
+        assert opening_bytes < tcga_slide.stat().st_size // 4
+        assert np.array_equal(remote.read(0, window), local.read(0, window))
+        assert sources[0].read_bytes - identity_bytes - opening_bytes < tcga_slide.stat().st_size // 16
+
+
+def test_a_dicom_folder_on_s3_opens(s3: S3Server, cmu_dicom: Path) -> None:
+    shutil.copytree(cmu_dicom, s3.make_bucket("slides") / "region")
+    window = Window(100, 200, 500, 700)
+    with open_slide("s3://slides/region") as remote, open_slide(str(cmu_dicom)) as local:
+        assert remote.identity == local.identity
+        assert np.array_equal(remote.read(0, window), local.read(0, window))
+
+
+def test_what_openslide_alone_reads_has_to_be_copied_first(s3: S3Server) -> None:
+    (s3.make_bucket("slides") / "a.mrxs").write_bytes(b"\xff\xd8\xff" + bytes(100))
+    with pytest.raises(NeedsLocalCopy, match="copy it to a local disk"):
+        open_slide("s3://slides/a.mrxs")
+
+
+def test_a_missing_key_and_wrong_credentials_are_told_apart(
+    s3: S3Server, cmu_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    shutil.copy(cmu_slide, s3.make_bucket("slides"))
+    with pytest.raises(SlideNotFound):
+        open_slide("s3://slides/none.svs")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(SlideUnreachable, match="credentials"):
+        open_slide(f"s3://slides/{cmu_slide.name}")
+
+
+def test_ranges_are_joined_over_small_gaps_only() -> None:
+    joined = coalesce([(100, 10), (0, 50), (110, 5), (1000, 1), (50, 10)], gap_bytes=40)
+    assert joined == [((0, 115), [1, 4, 0, 2]), ((1000, 1), [3])]
