@@ -106,7 +106,8 @@ def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
         )
         summary = finish(prepared, shared.get(), view)
         view.line(
-            f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of {summary.tissue_mm2:.4g} mm2 of tissue"
+            f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of tissue "
+            f"({summary.tissue_mm2:.4g} mm2)"
         )
     view.line(f"result  {uri}\nreport  {uri}/report/index.html")
     return summary
@@ -119,7 +120,12 @@ def _print_table(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         summary = outcome.summary
         numbers = (
-            (f"{summary.nuclei:,}", f"{summary.tissue_mm2:.1f}", f"{outcome.seconds:.1f}", f"{summary.tissue_mp_s:.1f}")
+            (
+                f"{summary.nuclei:,}",
+                f"{summary.tissue_mm2:.1f}",
+                f"{outcome.seconds:.1f}",
+                f"{summary.tissue_mp_s:.1f}",
+            )
             if summary is not None
             else ("", "", f"{outcome.seconds:.1f}", "")
         )

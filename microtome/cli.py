@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from microtome import __version__
 from microtome.errors import MicrotomeError
+from microtome.options import BadTileOption, Ngff, Options, PixelsOption, PrecisionOption
 
 app = typer.Typer(
     help="A pathology slide in; every nucleus found and outlined, and a labelled OME-Zarr pyramid out. "
@@ -25,14 +26,17 @@ app.add_typer(models, name="model")
 
 USERS_MISTAKE, OURS, INTERRUPTED = 2, 1, 130
 
-Slides = Annotated[list[str], typer.Argument(metavar="SLIDE...", help="Path, folder of DICOM, or s3://...")]
+Slides = Annotated[list[str], typer.Argument(metavar="SLIDE...", help="Path, folder of DICOM, or s3://…")]
 Out = Annotated[str, typer.Option("-o", "--output", metavar="OUTDIR", help="Makes OUTDIR/NAME.ome.zarr.")]
 Model = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Folder of a model, or the name of a shipped one.")
 ]
-MppOption = Annotated[float | None, typer.Option("--mpp", help="um/px of level 0, where the file is silent or wrong.")]
+MppOption = Annotated[
+    float | None, typer.Option("--mpp", help="um/px of level 0, if the file is silent or wrong.")
+]
 PrecisionChoice = Annotated[
-    str, typer.Option(metavar="auto|f32|bf16|int8", help="What the network computes in; auto: fastest here.")
+    PrecisionOption,
+    typer.Option(help="What the network computes in; auto: the fastest here."),
 ]
 Tissue = Annotated[
     str | None, typer.Option(metavar="FILE", help="GeoJSON or mask image that says where the tissue is.")
@@ -41,8 +45,9 @@ NoTissue = Annotated[bool, typer.Option("--no-tissue", help="Look for nuclei eve
 ShardSize = Annotated[
     int | None, typer.Option("--shard-size", metavar="PX", help="Side of a shard; by the slide's size.")
 ]
-OnBadTileOption = Annotated[
-    str, typer.Option("--on-bad-tile", metavar="fail|blank", help="Tiles that cannot be decoded: stop, or glass.")
+OnBadTile = Annotated[
+    BadTileOption,
+    typer.Option("--on-bad-tile", help="Tiles that cannot be decoded: stop, or glass."),
 ]
 
 
@@ -62,21 +67,18 @@ def segment(
     precision: PrecisionChoice = "auto",
     tissue: Tissue = None,
     no_tissue: NoTissue = False,
-    ngff: Annotated[str, typer.Option(metavar="0.5|0.4", help="0.4 for older readers, QuPath 0.7 among them.")] = "0.5",
-    pixels: Annotated[
-        str, typer.Option(metavar="auto|lossless|source|none", help="What the result holds of the slide's pixels.")
-    ] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine; one a core by default.")] = None,
-    scheduler: Annotated[str | None, typer.Option(metavar="tcp://...", help="A Dask cluster that exists.")] = None,
+    ngff: Annotated[Ngff, typer.Option(help="0.4 for older readers, QuPath 0.7 among them.")] = "0.5",
+    pixels: Annotated[PixelsOption, typer.Option(help="What the result keeps of the pixels.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes here; one a core by default.")] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="tcp://…", help="A Dask cluster.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     shard_size: ShardSize = None,
-    on_bad_tile: OnBadTileOption = "fail",
+    on_bad_tile: OnBadTile = "fail",
     json: Annotated[bool, typer.Option("--json", help="The summary on stdout, and nothing else.")] = False,
 ) -> None:
     """Find every nucleus of one slide or many."""
     from microtome.batch import segment_slides
     from microtome.cluster import ClusterSpec
-    from microtome.options import Options
 
     options = Options(
         model=model,
@@ -105,7 +107,6 @@ def inspect(
 ) -> None:
     """Format, levels, um/px, tissue, and what a run would cost."""
     from microtome.inspection import inspect_slide
-    from microtome.options import Options
 
     options = Options(
         model=model, mpp=mpp, precision=precision, tissue=tissue, no_tissue=no_tissue, shard_px=shard_size
@@ -126,13 +127,13 @@ def verify(result: Annotated[str, typer.Argument(metavar="RESULT")]) -> None:
 @app.command()
 def export(
     result: Annotated[str, typer.Argument(metavar="RESULT")],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE")],
-    format: Annotated[str, typer.Option(metavar="geojson|geoparquet|csv")] = "geojson",
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE")],
+    format: Annotated[Literal["geojson", "geoparquet", "csv"], typer.Option()] = "geojson",
 ) -> None:
     """Write the nuclei of a result in another format."""
-    from microtome.export import export_result
+    from microtome.export import Format, export_result
 
-    print(f"{export_result(result, format, output):,} nuclei in {output}")
+    export_result(result, Format(format), output)
 
 
 @app.command()
@@ -155,10 +156,11 @@ def import_model(
     ] = None,
 ) -> None:
     """Turn a StarDist model folder into one of microtome's, without TensorFlow."""
-    from microtome.stardist_import import import_stardist, parse_percentiles
+    from microtome.stardist_import import About, import_stardist, parse_percentiles
 
+    normalisation = parse_percentiles(percentiles) if percentiles is not None else None
     card = import_stardist(
-        folder, output, name=name or folder.name, mpp=mpp, normalisation=parse_percentiles(percentiles)
+        folder, output, About(name=name or folder.name, mpp=mpp, normalisation=normalisation)
     )
     for assumption in card.assumptions:
         print(f"taken for granted: {assumption}")

@@ -97,7 +97,7 @@ def _attempt[T](work: Callable[..., T], call: tuple[Any, ...]) -> T | _Refusal:
         return _Refusal(error)
 
 
-def _result_of(future: Future) -> Any:  # Any: Dask does not type its futures
+def _result_of(future: "Future[Any]") -> Any:  # Any: Dask does not type its futures
     try:
         result = future.result()
     except KilledWorker as error:
@@ -129,7 +129,7 @@ def connect(spec: ClusterSpec) -> Iterator[Cluster]:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
                 local_directory=scratch,
                 silence_logs=50,

@@ -6,7 +6,8 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
 
 from microtome.stages.sweep import Progress
@@ -79,9 +80,7 @@ class ProgressView:
         assert self._bars is not None
         if progress.stage not in self._ids:
             self._ids[progress.stage] = self._bars.add_task(progress.stage, total=progress.of, rate=rate)
-        self._bars.update(
-            self._bars.task_ids[self._ids[progress.stage]], completed=progress.done, rate=rate
-        )
+        self._bars.update(self._bars.task_ids[self._ids[progress.stage]], completed=progress.done, rate=rate)
 
 
 def _rate(progress: Progress, seconds: float, pixels: int) -> str:

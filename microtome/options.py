@@ -5,9 +5,10 @@ from typing import Literal
 
 from microtome.errors import OptionError
 
-type PrecisionOption = Literal["auto", "f32", "bf16", "int8"]
-type Ngff = Literal["0.5", "0.4"]
-type PixelsOption = Literal["auto", "lossless", "source", "none"]
+PrecisionOption = Literal["auto", "f32", "bf16", "int8"]
+Ngff = Literal["0.5", "0.4"]
+PixelsOption = Literal["auto", "lossless", "source", "none"]
+BadTileOption = Literal["fail", "blank"]
 
 SHARD_STEP_PX = 512
 """Shards are whole chunks, and whole tiles of every level that they hold."""
@@ -31,7 +32,7 @@ class Options:
     """What the result holds of the slide's pixels."""
     shard_px: int | None = None
     """Side of a shard, level-0 px; by the size of the slide when None."""
-    on_bad_tile: Literal["fail", "blank"] = "fail"
+    on_bad_tile: BadTileOption = "fail"
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, tuple[object, ...]]] = {

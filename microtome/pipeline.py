@@ -62,6 +62,8 @@ def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = 
             raise ResultOfAnotherPlan(store.uri, there.differences(plan))
         else:
             state = State.DONE if store.is_closed(stages.publish.NAME) else State.RESUMED
+        if state is State.DONE:
+            stages.publish.tidy(Run(plan, store))
     elif store.keys(""):
         raise NotOurFolder(store.uri)
     if state is not State.DONE:

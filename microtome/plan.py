@@ -21,8 +21,8 @@ from microtome.options import Options
 from microtome.pyramid import levels_of
 from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.slides.base import Level, Mpp
-from microtome.tiling import Tiling
 from microtome.stain import check_brightfield, find_limits
+from microtome.tiling import Tiling
 from microtome.tissue import find_tissue
 from microtome.tissue_file import read_tissue
 from microtome.tissue_mask import TissueMask, all_tissue
@@ -170,7 +170,6 @@ class Plan:
     def from_json(cls, text: bytes) -> "Plan":
         return _PLANS.validate_json(text)
 
-
     def differences(self, other: "Plan") -> str:
         """In words, what distinguishes this plan from another: `model.precision int8, now f32`."""
         found = []
@@ -181,11 +180,10 @@ class Plan:
             if not hasattr(old, "__dataclass_fields__"):
                 found.append(f"{part.name} {old}, now {new}")
                 continue
-            found += [
-                f"{part.name}.{inner.name} {_short(getattr(old, inner.name))}, now {_short(getattr(new, inner.name))}"
-                for inner in fields(old)
-                if getattr(old, inner.name) != getattr(new, inner.name)
-            ]
+            for inner in fields(old):
+                before, now = getattr(old, inner.name), getattr(new, inner.name)
+                if before != now:
+                    found.append(f"{part.name}.{inner.name} {_short(before)}, now {_short(now)}")
         return "; ".join(found[:3])
 
 
@@ -271,7 +269,9 @@ def scale_for(uri: str, mpp: Mpp, card: ModelCard, shard_px: int) -> Scale:
     factor = 2 ** abs(exponent)
     if factor > MOST_ZOOM or (exponent < 0 and shard_px % (factor * card.align_px)):
         raise OptionError(
-            f"the resolution of {uri}", f"{mpp.x:g} um/px", f"within {MOST_ZOOM} times the model's {card.mpp:g}"
+            f"the resolution of {uri}",
+            f"{mpp.x:g} um/px",
+            f"within {MOST_ZOOM} times the model's {card.mpp:g}",
         )
     return Scale(factor, 1) if exponent >= 0 else Scale(1, factor)
 

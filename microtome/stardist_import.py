@@ -20,7 +20,7 @@ from openvino import opset13 as op
 from pydantic import TypeAdapter, ValidationError
 
 from microtome.arrays import Floats
-from microtome.errors import BadModel, ModelNotFound, UnsupportedModel
+from microtome.errors import BadModel, ModelNotFound, OptionError, UnsupportedModel
 from microtome.model import Ir, ModelCard, Normalisation, Precision, ir_digest, write_card
 
 CONFIG_FILE, THRESHOLDS_FILE, WEIGHTS_FILE = "config.json", "thresholds.json", "weights_best.h5"
@@ -340,3 +340,23 @@ def _read_json[T](path: Path, adapter: TypeAdapter[T]) -> T:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise BadModel(str(path), f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+def parse_percentiles(text: str) -> Normalisation:
+    """`1,99.8` or `none,99.8`, as the command line takes them.
+
+    Raises
+    ------
+    OptionError
+        If the text is not that, or the numbers are not rising within 0..100.
+    """
+    expected = "two rising numbers from 0 to 100, the first one `none` where pixel value 0 is 0: none,99.8"
+    try:
+        low_text, high_text = text.split(",")
+        low = None if low_text.strip() == "none" else float(low_text)
+        high = float(high_text)
+    except ValueError:
+        raise OptionError("--percentiles", text, expected) from None
+    if not 0 <= (low or 0.0) < high <= 100:
+        raise OptionError("--percentiles", text, expected)
+    return Normalisation(low_percentile=low, high_percentile=high)

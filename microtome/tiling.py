@@ -85,6 +85,9 @@ class Tiling:
         return -(-edge_px // self.align_px) * self.align_px
 
 
+_NEVER = 1 << 62
+
+
 def cells_of(window: Window) -> tuple[int, int]:
     """Rows and columns of `CELL_PX` cells that a window has."""
     return -(-window.height // CELL_PX), -(-window.width // CELL_PX)
@@ -131,7 +134,7 @@ def _best_cuts(
         for width in range(1, cols + 1):
             whole = (height * cell_px + halo_px) * (width * cell_px + halo_px) + tile_cost_px
             if height > longest or width > longest:
-                whole = np.int64(2) ** 62
+                whole = _NEVER
             for row0 in range(rows - height + 1):
                 row1 = row0 + height
                 for col0 in range(cols - width + 1):

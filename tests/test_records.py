@@ -16,7 +16,9 @@ def test_time_in_which_nothing_ran_does_not_count():
 def test_a_stage_is_the_sum_of_its_shards():
     shards = [
         report(0, 0.0, 2.0, pixels=10, tiles=2, tile_s=(0.5, 1.5), parts_s={"read": 0.5}, peak_bytes=7),
-        report(1, 1.0, 3.0, pixels=5, tiles=1, tile_s=(1.0,), parts_s={"network": 2.0, "read": 1.0}, peak_bytes=9),
+        report(
+            1, 1.0, 3.0, pixels=5, tiles=1, tile_s=(1.0,), parts_s={"network": 2.0, "read": 1.0}, peak_bytes=9
+        ),
     ]
     stage = StageReport.of("infer", shards, resumed=1)
     assert (stage.pixels, stage.tiles, stage.wall_s, stage.cpu_s, stage.peak_bytes) == (15, 3, 4.0, 5.0, 9)

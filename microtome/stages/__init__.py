@@ -8,7 +8,7 @@ from typing import Protocol
 
 from microtome.cluster import Cluster
 from microtome.records import StageReport
-from microtome.stages import chunk, export, infer, pyramid, stitch
+from microtome.stages import chunk, export, infer, publish, pyramid, stitch
 from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
 
@@ -23,4 +23,4 @@ class Stage(Protocol):
         ...
 
 
-ORDER: tuple[Stage, ...] = (chunk, infer, stitch, pyramid, export)
+ORDER: tuple[Stage, ...] = (chunk, infer, stitch, pyramid, export, publish)

@@ -41,7 +41,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
     window = run.network_window(shard)
     network = network_of(run)
     found = []
-    for core, around, pixels, read_s in _tiles(run, window, tally):
+    for core, around, pixels, read_s in _tiles(run, shard, tally):
         began = time.perf_counter()
         with tally.timed("network"):
             prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
@@ -69,9 +69,9 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         tally.keys.append(run.store.put(part_key(shard), part_to_bytes(Part.of(candidates, states, window))))
 
 
-def _tiles(run: Run, window: Window, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
+def _tiles(run: Run, shard: Shard, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
     """(core, input window, its pixels, seconds of reading them); one tile is read ahead."""
-    cores = run.tiling.cores(window, run.occupied(window))
+    cores = run.cores(shard)
 
     def read(core: Window) -> tuple[Window, Window, Pixels, float]:
         began = time.perf_counter()
@@ -94,5 +94,5 @@ def _tiles(run: Run, window: Window, tally: Tally) -> Iterator[tuple[Window, Win
 
 def _on_tissue(run: Run, candidates: Candidates) -> Candidates:
     """Those whose point lies on tissue: the mask decides, not which tiles happened to be run."""
-    points = (candidates.points_px + 0.5) / run.plan.scale.factor
+    points = (candidates.points_px.astype(np.float64) + 0.5) / run.plan.scale.factor
     return candidates.take(np.flatnonzero(run.tissue.holds(points)))

@@ -8,16 +8,22 @@ from datetime import UTC, datetime
 
 from microtome.cluster import Cluster
 from microtome.cpu import machine_record
+from microtome.grid import Window
 from microtome.ngff import metadata
+from microtome.nuclei import Nuclei
 from microtome.plan import Plan
 from microtome.records import ShardReport, StageReport, busy_s
-from microtome.report import RunFacts, ShardStats, write_report
-from microtome.stages.export import nuclei_by_shard
+from microtome.report.page import Sources, write_report
+from microtome.report.shard_stats import ShardStats
+from microtome.report.summary import RunFacts
 from microtome.stages.run import Run
-from microtome.stages.stitch import stats_key
+from microtome.stages.stitch import read_nuclei_part, stats_key
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
+from microtome.store import ResultStore
 
 NAME = "publish"
+STAGES = ("chunk", "infer", "stitch", "pyramid", "export", NAME)
+"""Order in which the report shows them."""
 PARTS = "parts"
 
 
@@ -36,3 +42,61 @@ def tidy(run: Run) -> None:
 
 def publish_result(run: Run, index: int, tally: Tally) -> None:
     """Report first, then metadata, the root's last."""
+    plan, store = run.plan, run.store
+    sources = Sources(
+        levels=run.slide.levels, read=run.slide.read, nuclei_in=lambda window: nuclei_near(run, window)
+    )
+    reports = _reports(run)
+    bad_tiles = {tile for shards in reports.values() for shard in shards for tile in shard.bad_tiles}
+    with tally.timed("report"):
+        stats = [ShardStats.from_bytes(store.get(stats_key(shard))) for shard in run.shards_near_tissue()]
+        merged, facts = ShardStats.merge(plan, stats), _facts(plan, store, reports)
+        summary, keys = write_report(store, plan, merged, facts, sources, len(bad_tiles))
+    tally.keys += keys
+    tally.nuclei = summary.nuclei
+    with tally.timed("write"):
+        tally.keys += [store.put(key, text) for key, text in metadata(plan).items()]
+
+
+def nuclei_near(run: Run, window: Window) -> Nuclei:
+    """Nuclei of every shard that has some whose outline may reach into the window."""
+    reach_px = run.plan.shard_px  # no outline is longer than a shard
+    near = window.grow(reach_px)
+    shards = (shard for shard in run.plan.grid if not shard.window.intersect(near).is_empty)
+    return Nuclei.concatenate([read_nuclei_part(run, shard) for shard in shards])
+
+
+def _reports(run: Run) -> dict[str, list[ShardReport]]:
+    """What all shards of all stages reported so far, sweeps under the name of their stage."""
+    reports: dict[str, list[ShardReport]] = {}
+    for sweep_name in run.store.stages():
+        stage = sweep_name.split(".")[0]
+        reports.setdefault(stage, []).extend(run.store.recorded(sweep_name).values())
+    return reports
+
+
+def _facts(plan: Plan, store: ResultStore, reports: dict[str, list[ShardReport]]) -> RunFacts:
+    everything = [shard for shards in reports.values() for shard in shards]
+    stages = (StageReport.of(stage, shards, resumed=0) for stage, shards in reports.items())
+    return RunFacts(
+        stages=tuple(sorted(stages, key=lambda stage: STAGES.index(stage.stage))),
+        wall_s=busy_s(everything),
+        machine=machine_record(),
+        workers=len({shard.worker for shard in everything}),
+        command=command_of(plan, store.uri),
+        made_at=datetime.now(UTC),
+    )
+
+
+def command_of(plan: Plan, uri: str) -> str:
+    """The command line that makes this result again."""
+    words = ["microtome", "segment", plan.slide.uri, "-o", uri.rsplit("/", 1)[0], "--model", plan.model.name]
+    words += ["--precision", plan.model.precision, "--shard-size", str(plan.shard_px), "--ngff", plan.ngff]
+    words += ["--pixels", plan.pixels, "--on-bad-tile", plan.slide.on_bad_tile]
+    if plan.slide.mpp_source == "--mpp":
+        words += ["--mpp", f"{plan.slide.mpp.x:g}"]
+    if plan.tissue.source == "all":
+        words.append("--no-tissue")
+    elif plan.tissue.source != "found":
+        words += ["--tissue", plan.tissue.source]
+    return shlex.join(words)

@@ -71,7 +71,12 @@ class Run:
         """The shards of `near_tissue`, in order."""
         return tuple(self.plan.grid[index] for index in sorted(self.near_tissue))
 
-    def occupied(self, window: Window) -> Mask:
+    def cores(self, shard: Shard) -> tuple[Window, ...]:
+        """The cores of a shard's tiles, network px: they hold all of its tissue."""
+        window = self.network_window(shard)
+        return self.tiling.cores(window, self._occupied(window))
+
+    def _occupied(self, window: Window) -> Mask:
         """Which cells of `tiling.CELL_PX` of a window (network px) have tissue: (rows, cols) bool."""
         rows, cols = cells_of(window)
         scale = self.plan.scale

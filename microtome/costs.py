@@ -1,0 +1,64 @@
+"""What a run will take, estimated from its plan: tiles, seconds, disk, memory."""
+
+from dataclasses import dataclass
+
+from microtome.cpu import InstructionSet
+from microtome.model import Precision
+from microtome.plan import Plan
+from microtome.stages.run import Run
+from microtome.store import ResultStore
+
+CORE_MP_S: dict[InstructionSet, dict[Precision, float]] = {
+    InstructionSet.AMX: {Precision.F32: 1.5, Precision.BF16: 8.0, Precision.INT8: 10.5},
+    InstructionSet.AVX512_VNNI: {Precision.F32: 1.5, Precision.BF16: 0.7, Precision.INT8: 4.8},
+    InstructionSet.AVX512: {Precision.F32: 1.5, Precision.INT8: 2.5},
+    InstructionSet.AVX2_VNNI: {Precision.F32: 1.0, Precision.INT8: 3.2},
+    InstructionSet.AVX2: {Precision.F32: 0.95, Precision.INT8: 1.7},
+    InstructionSet.OTHER: {Precision.F32: 0.3, Precision.INT8: 0.3},
+}
+"""Network MP/s of one core, measured on 1.43 M weights at grid 2."""
+
+NETWORK_SHARE = 0.75
+"""Of the time of a run; the rest is suppression, pixels, tables."""
+START_S = 8.0
+"""Planning, workers, imports."""
+COPY_CORE_MP_S = 60.0
+"""Level-0 px copied and halved by one core."""
+STORED_BYTES_PX = {"lossless": 2.7, "source": 0.3, "none": 0.1}
+"""Bytes of a result per level-0 px, pyramid included, by what it keeps of the pixels."""
+WORKER_BYTES = {Precision.F32: 1_400_000_000, Precision.BF16: 1_300_000_000, Precision.INT8: 1_100_000_000}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """An estimate, good to a factor of two."""
+
+    shards: int
+    shards_with_tissue: int
+    tiles: int
+    network_px: int
+    """Pixels that the network will see, halos included."""
+    seconds: float
+    disk_bytes: float
+    worker_bytes: int
+    """Peak memory of one worker."""
+
+
+def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
+    """What the plan will take on a machine of so many cores of that kind."""
+    run = Run(plan, ResultStore("unwritten"))
+    shards = run.shards_with_tissue()
+    tiles = [plan.tiling.input_of(core) for shard in shards for core in run.cores(shard)]
+    network_px = sum(tile.area_px for tile in tiles)
+    pixels = plan.height_px * plan.width_px
+    rate = CORE_MP_S[cpu].get(plan.model.precision, 0.5) * 1e6 * cores * NETWORK_SHARE
+    copied = pixels / (COPY_CORE_MP_S * 1e6 * cores) if plan.pixels != "none" else 0.0
+    return Costs(
+        shards=len(plan.grid),
+        shards_with_tissue=len(shards),
+        tiles=len(tiles),
+        network_px=network_px,
+        seconds=START_S + network_px / rate + copied,
+        disk_bytes=pixels * STORED_BYTES_PX[plan.pixels],
+        worker_bytes=WORKER_BYTES[plan.model.precision],
+    )
