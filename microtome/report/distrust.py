@@ -122,10 +122,10 @@ def check_counts(plan: Plan, stats: ShardStats) -> Caution:
     if len(judged) < LEAST_SHARDS:
         finding = f"Too few shards with tissue ({len(judged)}) to say what is usual."
         return Caution(check=name, level=Level.FINE, finding=finding)
-    density = np.array(
-        [stats.counts.get(shard.index, 0) / (shares[shard.index] * shard.window.area_px) for shard in judged]
-    )
-    scores = _robust_z(np.sqrt(density))
+    tissue_px = np.array([shares[shard.index] * shard.window.area_px for shard in judged])
+    counts = np.array([stats.counts.get(shard.index, 0) for shard in judged])
+    # The square root makes the noise of counting the same at any density: half a root of a nucleus.
+    scores = _robust_z(np.sqrt(counts / tissue_px), least_sigma=0.5 / np.sqrt(tissue_px))
     odd = sorted(np.flatnonzero(np.abs(scores) > UNUSUAL_Z), key=lambda index: -abs(scores[index]))
     if not odd:
         finding = f"None of {len(judged):,} shards with tissue stands out."
@@ -180,8 +180,8 @@ def _focus_fields(plan: Plan) -> list[Window]:
     return kept[:: -(-len(kept) // BLUR_FIELDS)] if kept else []
 
 
-def _robust_z(values: Doubles) -> Doubles:
-    """Modified z-scores: from the median, in units of the median absolute deviation."""
+def _robust_z(values: Doubles, least_sigma: Doubles) -> Doubles:
+    """Modified z-scores: from the median, in sigmas told from the median absolute deviation."""
     away = values - np.median(values)
-    spread = float(np.median(np.abs(away)))
-    return np.asarray(0.6745 * away / spread) if spread else np.zeros(len(values))
+    sigma = float(np.median(np.abs(away))) / 0.6745
+    return np.asarray(away / np.maximum(sigma, least_sigma))

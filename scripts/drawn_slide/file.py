@@ -97,9 +97,9 @@ def _write(path: Path, layout: Layout, blocks: Iterator[_Block]) -> None:
         thumbnail = np.ascontiguousarray(small[: size_px // 16, : size_px // 16])
         tiff.write(thumbnail, photometric="rgb", metadata=None, description=_heading(layout), software=False)
         if size_px // 4 >= TILE_PX:
-            _level(tiff, iter(quarters), size_px // 4, description=_heading(layout), subfiletype=1)
+            _level(tiff, iter(quarters), size_px // 4, description=_heading(layout))
         if size_px // 16 >= TILE_PX:
-            _level(tiff, _tiles_of(thumbnail), size_px // 16, description=_heading(layout), subfiletype=1)
+            _level(tiff, _tiles_of(thumbnail), size_px // 16, description=_heading(layout))
 
 
 def _level(tiff: tifffile.TiffWriter, tiles: Iterator[bytes], size_px: int, **options: object) -> None:
