@@ -13,8 +13,8 @@ pair is judged alike wherever it lies on a slide and whoever judges it.
 
 import math
 
+import numba
 import numpy as np
-from numba import njit
 
 from microtome.arrays import Doubles
 
@@ -22,6 +22,10 @@ KEPT, SUPPRESSED, UNDECIDED = 0, 1, 2
 
 CELL_PX = 32
 """Side of a cell of the search grid, network px: about one nucleus."""
+
+# Division by zero gives infinity, as in numpy: checks for it would keep loops from being vectorised.
+_kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
+_inlined = numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
 
 
 def rays(n_rays: int) -> tuple[Doubles, Doubles]:
@@ -35,134 +39,101 @@ def rays(n_rays: int) -> tuple[Doubles, Doubles]:
     return sine, cosine
 
 
-@njit(nogil=True, cache=True)
-def _corners(radii, sine, cosine, ys, xs):  # type: ignore[no-untyped-def]
-    """Vertices on whole px around the point, into `ys`, `xs`; their bounds and twice the area."""
-    n = len(radii)
-    y0 = x0 = 1 << 30
-    y1 = x1 = -(1 << 30)
-    for k in range(n):
-        y = math.floor(radii[k] * sine[k])
-        x = math.floor(radii[k] * cosine[k])
-        ys[k] = y
-        xs[k] = x
-        y0 = min(y0, y)
-        y1 = max(y1, y)
-        x0 = min(x0, x)
-        x1 = max(x1, x)
-    twice = xs[n - 1] * ys[0] - xs[0] * ys[n - 1]
-    for k in range(1, n):
-        twice += xs[k - 1] * ys[k] - xs[k] * ys[k - 1]
-    return y0, x0, y1, x1, abs(twice)
+@_kernel
+def measure(points, radii, sine, cosine):  # type: ignore[no-untyped-def]
+    """Of every outline: bounds (n, 4) int64 y0, x0, y1, x1; twice its area (n,) int64."""
+    n, n_rays = radii.shape
+    boxes, twice = np.empty((n, 4), np.int64), np.empty(n, np.int64)
+    ys, xs = np.empty(n_rays), np.empty(n_rays)
+    for i in range(n):
+        for k in range(n_rays):
+            ys[k] = math.floor(radii[i, k] * sine[k])
+            xs[k] = math.floor(radii[i, k] * cosine[k])
+        y0, x0, y1, x1 = ys[0], xs[0], ys[0], xs[0]
+        doubled = xs[n_rays - 1] * ys[0] - xs[0] * ys[n_rays - 1]
+        for k in range(1, n_rays):
+            y0, y1 = min(y0, ys[k]), max(y1, ys[k])
+            x0, x1 = min(x0, xs[k]), max(x1, xs[k])
+            doubled += xs[k - 1] * ys[k] - xs[k] * ys[k - 1]
+        boxes[i, 0], boxes[i, 1] = points[i, 0] + y0, points[i, 1] + x0
+        boxes[i, 2], boxes[i, 3] = points[i, 0] + y1, points[i, 1] + x1
+        twice[i] = abs(doubled)
+    return boxes, twice
 
 
-@njit(nogil=True, cache=True)
-def _profile(ys, xs, x0, width, inverse, counts, crossings):  # type: ignore[no-untyped-def]
-    """Crossings of every column: `crossings[slot, side, col]`; the number of slots in use.
+@_inlined
+def _profile(radii, sine, cosine, x0, width, inverse, corners, counts, crossings):  # type: ignore[no-untyped-def] # noqa: PLR0913
+    """Crossings of every column of an outline, `x0` and y relative to its point; how many slots.
 
-    Sides: to the right at the column's left and right border, to the left likewise.
-    `counts[0]` and `counts[1]` (2, width) say how many there are, right and left.
+    `crossings[slot, side, col]`: to the right at the column's left and right border, then to the
+    left likewise. An empty slot goes right and left on the same line, so it has no area.
     """
-    for c in range(width):
-        counts[0, c] = 0
-        counts[1, c] = 0
-    n = len(ys)
+    n = len(sine)
     for k in range(n):
-        after = k + 1 if k + 1 < n else 0
-        xa, ya, xb, yb = xs[k], ys[k], xs[after], ys[after]
-        if xa == xb:
-            continue
-        side = 0
-        if xa > xb:
-            side = 1
-            xa, ya, xb, yb = xb, yb, xa, ya
-        slope = (yb - ya) * inverse[xb - xa]
-        y_left = float(ya)
-        for x in range(xa, xb):
-            y_right = float(yb) if x + 1 == xb else ya + slope * (x + 1 - xa)
-            col = x - x0
+        corners[0, k] = math.floor(radii[k] * sine[k])
+        corners[1, k] = math.floor(radii[k] * cosine[k])
+    counts[:, :width] = 0
+    slots = 0
+    yb, xb = corners[0, n - 1], corners[1, n - 1]
+    for k in range(n):
+        ya, xa = yb, xb
+        yb, xb = corners[0, k], corners[1, k]
+        side, low, high, y = (0, xa, xb, ya) if xa < xb else (1, xb, xa, yb)
+        slope = (yb - ya) * inverse[high - low] * (1 if xa < xb else -1)
+        for step in range(high - low):
+            col = low + step - x0
             slot = counts[side, col]
             counts[side, col] = slot + 1
-            crossings[slot, 2 * side, col] = y_left
-            crossings[slot, 2 * side + 1, col] = y_right
-            y_left = y_right
-    slots = 0
-    for c in range(width):
-        slots = max(slots, counts[0, c])
+            if slot == slots:
+                crossings[slot, :, :width] = 0.0
+                slots += 1
+            crossings[slot, 2 * side, col] = y + slope * step
+            crossings[slot, 2 * side + 1, col] = y + slope * (step + 1)
     return slots
 
 
-@njit(nogil=True, cache=True, inline="always")
+@_inlined
 def _between(a0, a1, b0, b1):  # type: ignore[no-untyped-def]
     """Twice the area between two straight crossings of one column."""
     d0 = a0 - b0
     d1 = a1 - b1
-    if d0 * d1 >= 0.0:
-        return abs(d0 + d1)
-    return (d0 * d0 + d1 * d1) / abs(d0 - d1)
+    crossed = (d0 * d0 + d1 * d1) / abs(d0 - d1)
+    return abs(d0 + d1) if d0 * d1 >= 0.0 else crossed
 
 
-@njit(nogil=True, cache=True)
-def _shared4(pool, at, width, col, slots, crossings, counts, c, dy):  # type: ignore[no-untyped-def]
-    """Four times the area shared in one column: `pool[at:]` against `crossings`, `dy` lower."""
+@_inlined
+def _shared4(one, other, start, stop, dy, columns):  # type: ignore[no-untyped-def]
+    """Four times the area that two outlines share.
+
+    `one` (slots, 4, width) is `dy` lower than `other`; its columns from `start[0]` on lie on those
+    of `other` from `start[1]` on.
+    """
     total = 0.0
-    for i in range(slots):
-        base = at + 4 * width * i + col
-        r0 = pool[base] + dy
-        r1 = pool[base + width] + dy
-        l0 = pool[base + 2 * width] + dy
-        l1 = pool[base + 3 * width] + dy
-        for j in range(counts[0, c]):
-            s0, s1 = crossings[j, 0, c], crossings[j, 1, c]
-            m0, m1 = crossings[j, 2, c], crossings[j, 3, c]
-            total += _between(r0, r1, m0, m1) + _between(l0, l1, s0, s1)
-            total -= _between(r0, r1, s0, s1) + _between(l0, l1, m0, m1)
+    for c in range(stop):
+        columns[c] = 0.0
+    for i in range(len(one)):
+        for j in range(len(other)):
+            for c in range(stop):
+                r0 = one[i, 0, start[0] + c] + dy
+                r1 = one[i, 1, start[0] + c] + dy
+                l0 = one[i, 2, start[0] + c] + dy
+                l1 = one[i, 3, start[0] + c] + dy
+                s0, s1 = other[j, 0, start[1] + c], other[j, 1, start[1] + c]
+                m0, m1 = other[j, 2, start[1] + c], other[j, 3, start[1] + c]
+                more = _between(r0, r1, m0, m1) + _between(l0, l1, s0, s1)
+                less = _between(r0, r1, s0, s1) + _between(l0, l1, m0, m1)
+                columns[c] += more - less
+    for c in range(stop):
+        total += columns[c]
     return total
 
 
-@njit(nogil=True, cache=True)
-def _overlaps(record, pool, point_y, point_x, box, twice, counts, crossings, max_overlap):  # type: ignore[no-untyped-def]
-    """Whether the record's outline and the profiled one share more than `max_overlap` of the smaller."""
-    limit = 2.0 * max_overlap * min(record[6], twice)
-    high = min(record[4], box[2]) - max(record[2], box[0])
-    left = max(record[3], box[1])
-    right = min(record[5], box[3])
-    if high <= 0 or right <= left or 4.0 * high * (right - left) <= limit:
-        return False
-    dy = float(record[0] - point_y)
-    at, width, slots = record[7], record[5] - record[3], record[8]
-    total = 0.0
-    # From the middle outwards, to be done early with outlines that clearly overlap.
-    middle = (left + right) // 2
-    for step in range(right - left):
-        x = middle + (step + 1) // 2 * (1 if step % 2 else -1)
-        if x < left or x >= right:
-            continue
-        total += _shared4(pool, at, width, x - record[3], slots, crossings, counts, x - box[1], dy)
-        if total > limit:
-            return True
-    return False
-
-
-@njit(nogil=True, cache=True)
-def _register(row, origin, shape, heads, nexts, owners, used, record):  # type: ignore[no-untyped-def]
-    """Enter the record into every cell that its bounds touch; the entry lists, grown if needed."""
-    for cy in range((record[2] - origin[0]) // CELL_PX, (record[4] - origin[0]) // CELL_PX + 1):
-        for cx in range((record[3] - origin[1]) // CELL_PX, (record[5] - origin[1]) // CELL_PX + 1):
-            if used == len(nexts):
-                nexts = np.concatenate((nexts, np.empty_like(nexts)))
-                owners = np.concatenate((owners, np.empty_like(owners)))
-            cell = cy * shape[1] + cx
-            nexts[used] = heads[cell]
-            owners[used] = row
-            heads[cell] = used
-            used += 1
-    return nexts, owners, used
-
-
-@njit(nogil=True, cache=True)
-def settle_rows(order, points, radii, sine, cosine, max_overlap, safe, reach_px):  # type: ignore[no-untyped-def]
+@_kernel
+def settle_rows(order, points, radii, sine, cosine, max_overlap, safe, reach_px):  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915
     """One greedy pass in the given order; see `microtome.stardist.settle`.
+
+    One long function: numba counts references to every array that a call is given, at three times
+    the cost of the work itself.
 
     `safe` (4,) int64: bounds (y0, x0, y1, x1) within which no unseen candidate can reach.
     Radii are at most `reach_px`. Returns (n,) uint8.
@@ -171,80 +142,89 @@ def settle_rows(order, points, radii, sine, cosine, max_overlap, safe, reach_px)
     states = np.empty(n, np.uint8)
     if n == 0:
         return states
-    origin = np.array([points[:, 0].min() - reach_px - 1, points[:, 1].min() - reach_px - 1])
-    far = np.array([points[:, 0].max() + reach_px + 1, points[:, 1].max() + reach_px + 1])
-    shape = (far - origin) // CELL_PX + 1
-    heads = np.full(shape[0] * shape[1], -1, np.int32)
+    boxes, twice = measure(points, radii, sine, cosine)
+    # Kept and undecided rows, by the cells of a grid that their bounds touch.
+    gy, gx = boxes[:, 0].min(), boxes[:, 1].min()
+    rows, cols = (boxes[:, 2].max() - gy) // CELL_PX + 1, (boxes[:, 3].max() - gx) // CELL_PX + 1
+    heads = np.full((rows, cols), -1, np.int32)
     nexts, owners, entries = np.empty(4096, np.int32), np.empty(4096, np.int32), 0
-    # point y, x; bounds y0, x0, y1, x1; twice the area; place in the pool; slots; state
-    records, filled = np.empty((1024, 10), np.int64), 0
+    near, near2 = np.empty(64, np.int64), np.empty(64, np.int64)
+    # Their crossings: `pool[place[row]:]` is (slots[row], side, column).
+    place, slots = np.empty(n, np.int64), np.empty(n, np.int64)
     pool, poured = np.empty(1 << 16, np.float64), 0
     widest = 2 * reach_px + 3
-    inverse = 1.0 / np.maximum(np.arange(widest + 1), 1)
-    counts = np.empty((2, widest), np.int64)
-    crossings = np.zeros((n_rays // 2 + 1, 4, widest))
-    ys, xs = np.empty(n_rays, np.int64), np.empty(n_rays, np.int64)
-    box = np.empty(4, np.int64)
-    for row in order:
-        py, px = np.int64(points[row, 0]), np.int64(points[row, 1])
-        y0, x0, y1, x1, twice = _corners(radii[row], sine, cosine, ys, xs)
-        box[0], box[1], box[2], box[3] = py + y0, px + x0, py + y1, px + x1
-        if twice == 0:
-            states[row] = KEPT  # a line shares no area with anything
-            continue
-        slots = _profile(ys, xs, x0, x1 - x0, inverse, counts, crossings)
-        open_fate = box[0] < safe[0] or box[1] < safe[1] or box[2] > safe[2] or box[3] > safe[3]
-        suppressed = False
-        # First the cell of the point: most candidates are suppressed there.
-        entry = heads[(py - origin[0]) // CELL_PX * shape[1] + (px - origin[1]) // CELL_PX]
-        while entry >= 0 and not suppressed:
-            record = records[owners[entry]]
-            entry = nexts[entry]
-            if record[9] == UNDECIDED and open_fate:
-                continue
-            if record[2] <= py < record[4] and record[3] <= px < record[5]:
-                if _overlaps(record, pool, py, px, box, twice, counts, crossings, max_overlap):
-                    suppressed = record[9] == KEPT
-                    open_fate = True
-        if not suppressed:
-            for cy in range((box[0] - origin[0]) // CELL_PX, (box[2] - origin[0]) // CELL_PX + 1):
-                for cx in range((box[1] - origin[1]) // CELL_PX, (box[3] - origin[1]) // CELL_PX + 1):
-                    entry = heads[cy * shape[1] + cx]
-                    while entry >= 0 and not suppressed:
-                        record = records[owners[entry]]
-                        entry = nexts[entry]
-                        if record[9] == UNDECIDED and open_fate:
-                            continue
-                        if record[2] <= py < record[4] and record[3] <= px < record[5]:
-                            continue
-                        # Of the cells that two bounds share, the first one alone sees the pair.
-                        if (max(record[2], box[0]) - origin[0]) // CELL_PX != cy:
-                            continue
-                        if (max(record[3], box[1]) - origin[1]) // CELL_PX != cx:
-                            continue
-                        if _overlaps(record, pool, py, px, box, twice, counts, crossings, max_overlap):
-                            suppressed = record[9] == KEPT
-                            open_fate = True
-        if suppressed:
-            states[row] = SUPPRESSED
-            continue
-        states[row] = UNDECIDED if open_fate else KEPT
-        if filled == len(records):
-            records = np.concatenate((records, np.empty_like(records)))
+    inverse = 1.0 / np.maximum(np.arange(widest), 1)
+    corners, counts = np.empty((2, n_rays), np.int64), np.empty((2, widest), np.int64)
+    crossings, columns = np.empty((n_rays, 4, widest)), np.empty(widest)
+    for j in order:
+        states[j] = KEPT
+        if twice[j] == 0:
+            continue  # a line shares no area with anything
+        y0, x0, y1, x1 = boxes[j]
+        if y0 < safe[0] or x0 < safe[1] or y1 > safe[2] or x1 > safe[3]:
+            states[j] = UNDECIDED
+        # Those that may overlap, the nearest first: it decides most often.
+        found = 0
+        for cy in range((y0 - gy) // CELL_PX, (y1 - gy) // CELL_PX + 1):
+            for cx in range((x0 - gx) // CELL_PX, (x1 - gx) // CELL_PX + 1):
+                entry = heads[cy, cx]
+                while entry >= 0:
+                    i = owners[entry]
+                    entry = nexts[entry]
+                    top, left = max(boxes[i, 0], y0), max(boxes[i, 1], x0)
+                    # Of the cells that two bounds share, the first one alone sees the pair.
+                    if (top - gy) // CELL_PX != cy or (left - gx) // CELL_PX != cx:
+                        continue
+                    common = (min(boxes[i, 2], y1) - top) * (min(boxes[i, 3], x1) - left)
+                    if 2.0 * common <= max_overlap * min(twice[i], twice[j]):
+                        continue
+                    if found == len(near):
+                        near = np.concatenate((near, np.empty_like(near)))
+                        near2 = np.concatenate((near2, np.empty_like(near2)))
+                    away2 = (points[i, 0] - points[j, 0]) ** 2 + (points[i, 1] - points[j, 1]) ** 2
+                    at = found
+                    while at > 0 and near2[at - 1] > away2:
+                        near[at], near2[at] = near[at - 1], near2[at - 1]
+                        at -= 1
+                    near[at], near2[at] = i, away2
+                    found += 1
         width = x1 - x0
-        size = 4 * width * slots
-        while poured + size > len(pool):
+        used = _profile(radii[j], sine, cosine, x0 - points[j, 1], width, inverse, corners, counts, crossings)
+        for at in range(found):
+            i = near[at]
+            if states[i] == UNDECIDED and states[j] == UNDECIDED:
+                continue
+            left, right = max(boxes[i, 1], x0), min(boxes[i, 3], x1)
+            width_i = boxes[i, 3] - boxes[i, 1]
+            one = pool[place[i] : place[i] + 4 * slots[i] * width_i].reshape((slots[i], 4, width_i))
+            shared4 = _shared4(
+                one,
+                crossings[:used],
+                (left - boxes[i, 1], left - x0),
+                right - left,
+                float(points[i, 0] - points[j, 0]),
+                columns,
+            )
+            if shared4 > 2.0 * max_overlap * min(twice[i], twice[j]):
+                if states[i] == KEPT:
+                    states[j] = SUPPRESSED
+                    break
+                states[j] = UNDECIDED
+        if states[j] == SUPPRESSED:
+            continue
+        for cy in range((y0 - gy) // CELL_PX, (y1 - gy) // CELL_PX + 1):
+            for cx in range((x0 - gx) // CELL_PX, (x1 - gx) // CELL_PX + 1):
+                if entries == len(nexts):
+                    nexts = np.concatenate((nexts, np.empty_like(nexts)))
+                    owners = np.concatenate((owners, np.empty_like(owners)))
+                nexts[entries], owners[entries] = heads[cy, cx], j
+                heads[cy, cx] = entries
+                entries += 1
+        place[j], slots[j] = poured, used
+        while poured + 4 * used * width > len(pool):
             pool = np.concatenate((pool, np.empty_like(pool)))
-        for i in range(slots):
+        for slot in range(used):
             for side in range(4):
-                base = poured + (4 * i + side) * width
-                for c in range(width):
-                    pool[base + c] = crossings[i, side, c] if i < counts[side // 2, c] else 0.0
-        record = records[filled]
-        record[0], record[1] = py, px
-        record[2], record[3], record[4], record[5] = box[0], box[1], box[2], box[3]
-        record[6], record[7], record[8], record[9] = twice, poured, slots, states[row]
-        nexts, owners, entries = _register(filled, origin, shape, heads, nexts, owners, entries, record)
-        filled += 1
-        poured += size
+                pool[poured : poured + width] = crossings[slot, side, :width]
+                poured += width
     return states
