@@ -4,6 +4,7 @@ tifffile reads the structure; tiles are fetched and decoded here, by ranges and 
 """
 
 import io
+import logging
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ from microtome.slides.tiff_mpp import find_mpp
 from microtome.slides.tiff_pages import TiffLevel, find_levels, to_levels
 from microtome.slides.tiff_whole import needed_bytes
 from microtome.slides.tiled import Encoded, SlideFacts, TiledSlide, TileGrid, UndecodableTile
+
+# What matters of its complaints becomes an error here; programs that set up logging still see all.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 BATCH_BYTES = 32 << 20
 XMP = 700
@@ -87,10 +91,11 @@ class TiffStore:
     def __init__(self, uri: str, levels: tuple[TiffLevel, ...], source: Source) -> None:
         self._levels, self._source = levels, source
         self._decoders = tuple(decoder(uri, level) for level in levels)
+        self._grids = tuple(level.grid for level in levels)
 
     @property
     def grids(self) -> tuple[TileGrid, ...]:
-        return tuple(level.grid for level in self._levels)
+        return self._grids
 
     def fetch(self, level: int, indices: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
         """See `TileStore.fetch`."""

@@ -66,7 +66,7 @@ def test_levels_shrink_alike_in_both_directions_and_show_the_same_picture(slide:
 
 def test_threads_read_at_once_what_one_reads_alone(slide: Slide) -> None:
     level = slide.levels[0]
-    places = windows(level.height_px, level.width_px, seed=9, count=12)
+    places = windows(level.height_px, level.width_px, seed=9, count=6)
     alone = [slide.read(0, place) for place in places]
     with ThreadPoolExecutor(4) as pool:
         at_once = list(pool.map(lambda place: slide.read(0, place), places))
