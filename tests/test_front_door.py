@@ -18,7 +18,9 @@ from packaging.requirements import Requirement
 import microtome
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = {"microtome", "tasks", "flows", "deployments", "scripts", "tests"}
+OURS = {"microtome", "tasks", "flows", "deployments", "scripts", "drawn_slide", "tests"}
+ELSEWHERE = {"csbdeep", "stardist", "tensorflow"}
+"""The official package runs in an environment of its own, to compare with."""
 
 
 def pyproject() -> dict[str, dict]:
@@ -47,7 +49,7 @@ def third_party_imports(folder: Path) -> dict[str, Path]:
             else:
                 continue
             found.update({module.split(".")[0]: path for module in modules})
-    return {m: p for m, p in found.items() if m not in sys.stdlib_module_names | OURS | beside}
+    return {m: p for m, p in found.items() if m not in sys.stdlib_module_names | OURS | ELSEWHERE | beside}
 
 
 @pytest.mark.parametrize(
