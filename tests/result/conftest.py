@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from hypothesis import settings
 
 from microtome.export import FEATURES, TABLE, GeoParquetWriter, geojson_begin, geojson_end, geojson_features
 from microtome.grid import Scale
+from microtome.model import Precision
 from microtome.ngff import image_arrays, label_arrays, metadata
 from microtome.nuclei import Nuclei
 from microtome.plan import ModelRecord, Plan, SlideRecord, TissueRecord
@@ -23,6 +25,10 @@ from microtome.records import KeyRecord, ShardReport
 from microtome.shards import encode
 from microtome.slides.base import Level, Mpp
 from microtome.store import ResultStore
+
+# The first example waits for a compiler.
+settings.register_profile("compiled", deadline=None)
+settings.load_profile("compiled")
 
 HEIGHT_PX, WIDTH_PX, SHARD_PX = 1301, 1850, 512
 ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
@@ -59,9 +65,10 @@ def plan_of() -> Callable[..., Plan]:
                 version="0",
                 uri="none",
                 digest="0",
-                precision="f32",
+                precision=Precision.F32,
                 why_precision="",
                 mpp=0.5,
+                grid=2,
                 prob_threshold=0.5,
                 nms_threshold=0.3,
                 low=0.0,
