@@ -363,8 +363,8 @@ def test_a_browser_shows_it_without_a_complaint_and_without_scrolling_sideways(r
     frame = tmp_path / "frame.html"
     frame.write_text(
         f'<!DOCTYPE html><title>loading</title><iframe style="width:{width_px}px;height:900px;border:0" '
-        f'srcdoc="{escape(report[1])}" onload="const d=this.contentDocument;'
-        "document.title=`wide ${d.documentElement.scrollWidth} pictures ${[...d.images].every("
+        f'srcdoc="{escape(report[1])}" onload="const d=this.contentDocument,e=d.documentElement;'
+        "document.title=`sideways ${e.scrollWidth>e.clientWidth} pictures ${[...d.images].every("
         'i=>i.naturalWidth>0)} sections ${d.querySelectorAll(`section`).length}`"></iframe>'
     )
     flags = [
@@ -379,7 +379,7 @@ def test_a_browser_shows_it_without_a_complaint_and_without_scrolling_sideways(r
         [browser, *flags, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     assert "CONSOLE" not in run.stderr
-    assert f"<title>wide {width_px} pictures true sections 5</title>" in run.stdout
+    assert "<title>sideways false pictures true sections 5</title>" in run.stdout
 
 
 class Tags(HTMLParser):
