@@ -129,7 +129,7 @@ def test_levels_lie_on_one_another_to_the_corner(either):
 def ome_zarr_node(result, path: str):
     """What ome-zarr-py finds at a path of a result; with labels it finds the image that they belong to."""
     nodes = ome_zarr.reader.Reader(ome_zarr.io.parse_url(result.store.uri + path))()
-    return next(node for node in nodes if node.data[0].ndim == (2 if path else 3))
+    return next(node for node in nodes if node.data and node.data[0].ndim == (2 if path else 3))
 
 
 def test_ome_zarr_py_opens_the_image_and_its_labels(either):
