@@ -6,15 +6,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import simplejpeg
-import tifffile
 
 from drawn_slide.layout import BLOCK_PX, Layout, make_layout
 from drawn_slide.paint import Rgb, Textures, make_textures, paint
 from drawn_slide.truth import Truth
+
+if TYPE_CHECKING:  # the processes that paint do without it, and start sooner
+    import tifffile
 
 TILE_PX = 256
 JPEG_QUALITY = 85
@@ -73,6 +76,8 @@ def truth_path(path: Path) -> Path:
 
 def _write(path: Path, layout: Layout, blocks: Iterator[_Block]) -> None:
     """Level 0 goes straight to the file; of the others, only their small share is kept."""
+    import tifffile
+
     size_px = layout.size_px
     across = -(-size_px // BLOCK_PX)
     quarter_tiles = -(-(size_px // 4) // TILE_PX)
@@ -102,7 +107,7 @@ def _write(path: Path, layout: Layout, blocks: Iterator[_Block]) -> None:
             _level(tiff, _tiles_of(thumbnail), size_px // 16, description=_heading(layout))
 
 
-def _level(tiff: tifffile.TiffWriter, tiles: Iterator[bytes], size_px: int, **options: object) -> None:
+def _level(tiff: "tifffile.TiffWriter", tiles: Iterator[bytes], size_px: int, **options: object) -> None:
     tiff.write(
         tiles,
         shape=(size_px, size_px, 3),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import KDTree
 
 from drawn_slide.truth import RAYS, Truth
 
@@ -214,12 +213,16 @@ def _ring(rng: np.random.Generator, glands: Glands) -> tuple[Doubles, Doubles, D
 def _in_gland(glands: Glands, points: Doubles) -> npt.NDArray[np.bool_]:
     if not len(glands.centre_px):
         return np.zeros(len(points), bool)
+    from scipy.spatial import KDTree
+
     distance, nearest = KDTree(glands.centre_px).query(points)
     return np.asarray(distance < glands.radius_px[nearest] * 1.2)
 
 
 def _apart(points: Doubles, axes: Doubles, angle: Doubles) -> npt.NDArray[np.bool_]:
     """Which nuclei keep clear of every earlier one that is kept."""
+    from scipy.spatial import KDTree
+
     pairs = KDTree(points).query_pairs(2 * axes.max() + 2, output_type="ndarray")
     first, second = pairs.min(1), pairs.max(1)
     way = points[second] - points[first]

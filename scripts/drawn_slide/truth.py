@@ -6,7 +6,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import KDTree
 
 RAYS = 32
 NEIGHBOURS = 6
@@ -78,6 +77,8 @@ def score(truth: Truth, centre_px: Doubles) -> tuple[float, float]:
     """
     if not len(truth) or not len(centre_px):
         return (0.0 if len(truth) else 1.0), (1.0 if len(centre_px) else 0.0)
+    from scipy.spatial import KDTree
+
     near = min(NEIGHBOURS, len(truth))
     _, rows = KDTree(truth.point_px).query(centre_px, k=near)
     rows = np.asarray(rows).reshape(len(centre_px), near)
