@@ -22,7 +22,7 @@ TEMPORARY = ".writing"
 ABANDONED_S = 3600.0
 """A temporary file of another host that is this old has no writer any more."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
 
 
 class Keyspace(Protocol):

@@ -111,10 +111,10 @@ class ResultStore:
             (c, y, x) uint8 or (y, x) uint32, as `spec` says; what was not written is `spec.fill`.
         """
         rows, cols = slice(window.y0, window.y1), slice(window.x0, window.x1)
-        return open_array(self._zarr, spec)[..., rows, cols]
+        return open_array(self.zarr, spec)[..., rows, cols]
 
     @cached_property
-    def _zarr(self) -> "Store":
+    def zarr(self) -> "Store":
         from zarr.storage import FsspecStore, LocalStore  # half a second, of use to few
 
         if self.is_local:

@@ -132,9 +132,9 @@ def paint(plan: Plan, nuclei: Nuclei) -> np.ndarray:
 class Built:
     """A result that was written stage by stage, and what it was written from."""
 
-    def __init__(self, plan: Plan, uri: str) -> None:
+    def __init__(self, plan: Plan, uri: str, nuclei: Nuclei) -> None:
         self.plan, self.store = plan, ResultStore(uri)
-        self.parts = by_shard(plan, draw_nuclei(plan))
+        self.parts = by_shard(plan, nuclei)
         self.nuclei = Nuclei.concatenate(self.parts)
         self.labels = paint(plan, self.nuclei)
         rng = np.random.default_rng(3)
@@ -187,7 +187,13 @@ class Built:
 @pytest.fixture(scope="session")
 def build() -> Callable[[Plan, str], Built]:
     """Writes a whole result of a plan."""
-    return lambda plan, uri: Built(plan, str(uri)).write()
+    return lambda plan, uri: Built(plan, str(uri), draw_nuclei(plan)).write()
+
+
+@pytest.fixture(scope="session")
+def build_empty() -> Callable[[Plan, str], Built]:
+    """Writes a whole result in which there is no nucleus."""
+    return lambda plan, uri: Built(plan, str(uri), Nuclei.empty()).write()
 
 
 @pytest.fixture(scope="session")
