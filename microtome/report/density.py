@@ -133,10 +133,12 @@ def _smooth(values: Doubles) -> Doubles:
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten."""
+    """The next round number whose quarters are round too."""
     power = 10 ** np.floor(np.log10(value))
     return float(
-        next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if value <= step * power * 1.0001)
+        next(
+            step * power for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if value <= step * power * 1.0001
+        )
     )
 
 

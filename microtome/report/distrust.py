@@ -16,8 +16,9 @@ from microtome.report.shard_stats import ShardStats
 type Read = Callable[[int, Window], Pixels]
 """Pixels of a window of a level of the slide, (c, y, x) uint8."""
 
-EDGE_UM = 100.0
-MOST_AT_EDGE = 0.02
+EDGE_UM = 20.0
+"""So near to the edge, the scan cuts nuclei."""
+MOST_AT_EDGE = 0.01
 BLUR_FIELDS = 160
 BLUR_FIELD_PX = 512
 SHARP_FROM = 40.0

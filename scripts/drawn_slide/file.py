@@ -107,7 +107,7 @@ def _write(path: Path, layout: Layout, blocks: Iterator[_Block]) -> None:
             _level(tiff, _tiles_of(thumbnail), size_px // 16, description=_heading(layout))
 
 
-def _level(tiff: "tifffile.TiffWriter", tiles: Iterator[bytes], size_px: int, **options: object) -> None:
+def _level(tiff: "tifffile.TiffWriter", tiles: Iterator[bytes], size_px: int, description: str) -> None:
     tiff.write(
         tiles,
         shape=(size_px, size_px, 3),
@@ -118,7 +118,7 @@ def _level(tiff: "tifffile.TiffWriter", tiles: Iterator[bytes], size_px: int, **
         subsampling=(2, 2),
         metadata=None,
         software=False,
-        **options,
+        description=description,
     )
 
 

@@ -147,11 +147,12 @@ def _nuclei(
     """All nuclei: those of glands first, and no later one upon an earlier one."""
     ring, ring_axes, ring_angle = _ring(rng, glands)
     parts = [(ring, ring_axes, ring_angle, 0)]
-    for kind, pitch, share in ((1, 27.0, 0.93), (2, 45.0, 0.9), (3, 74.0, 0.8)):
+    for population, pitch, share in ((1, 27.0, 0.93), (2, 45.0, 0.9), (3, 74.0, 0.8)):
         points = _jittered(rng, size_px, pitch, 0.24)
         points = points[rng.random(len(points)) < share]
-        points = points[_belongs(kind, sample(crowd, points))]
-        parts.append((points, _axes(rng, kind, len(points)), _angles(rng, kind, fibre, points), kind))
+        points = points[_belongs(population, sample(crowd, points))]
+        axes, angle = _axes(rng, population, len(points)), _angles(rng, population, fibre, points)
+        parts.append((points, axes, angle, population))
     points = np.concatenate([part[0] for part in parts])
     axes = np.concatenate([part[1] for part in parts])
     angle = np.concatenate([part[2] for part in parts])
