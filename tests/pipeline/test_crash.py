@@ -1,0 +1,83 @@
+"""Killed at any moment and started again: only what is missing runs, and the bytes are the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from microtome.records import ShardReport
+from microtome.store import ResultStore
+from tests.pipeline.runs import digests
+
+SWEEPS = ("chunk", "infer", "stitch", "stitch.paint", "export")
+PATIENCE_S = 200
+
+
+def command(field, folder):
+    options = ["--mpp", "0.25", "--precision", "f32", "--shard-size", "512", "--workers", "2"]
+    return [sys.executable, "-m", "microtome.cli", "segment", str(field), "-o", str(folder), *options]
+
+
+def finished(store: ResultStore, sweep: str) -> dict[int, ShardReport]:
+    return store.recorded(sweep)
+
+
+def kill_when(process: subprocess.Popen, reached, signum=signal.SIGKILL) -> None:
+    """Send the signal to the run and, if it is SIGKILL, to its workers: nobody gets to tidy up."""
+    until = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert process.poll() is None, f"ended with {process.returncode} before it could be killed"
+        assert time.monotonic() < until, "never got that far"
+        time.sleep(0.01)
+    if signum == signal.SIGKILL:
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+    process.wait(30)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_killed_in_any_stage_only_the_missing_shards_run_again(sweep, field, undisturbed, tmp_path):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    first = subprocess.Popen(command(field, tmp_path), start_new_session=True, stderr=subprocess.DEVNULL)
+    kill_when(first, lambda: finished(store, sweep))
+    before = {name: finished(store, name) for name in SWEEPS}
+
+    again = subprocess.run(command(field, tmp_path), capture_output=True, text=True, check=True)
+
+    assert "resumed" in again.stderr
+    after = {name: finished(store, name) for name in SWEEPS}
+    for name in SWEEPS:
+        kept = {shard: report for shard, report in after[name].items() if report in before[name].values()}
+        assert kept == before[name], f"{name}: shards that were done ran again"
+    assert sum(map(len, after.values())) > sum(map(len, before.values()))
+    assert digests(store) == digests(undisturbed)
+
+
+def test_a_killed_worker_costs_its_shard_and_changes_no_byte(field, undisturbed, tmp_path):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    run = subprocess.Popen(command(field, tmp_path), start_new_session=True, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + PATIENCE_S
+    while not finished(store, "infer"):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    (victim,) = {report.worker for report in list(finished(store, "infer").values())[:1]}
+    os.kill(int(victim.rpartition(":")[2]), signal.SIGKILL)
+    assert run.wait(PATIENCE_S) == 0
+    assert digests(store) == digests(undisturbed)
+    workers = {report.worker for report in finished(store, "infer").values()}
+    assert len(workers) == 3, "the worker that replaced the killed one did nothing"
+
+
+def test_interrupted_it_says_how_to_go_on_and_keeps_what_is_finished(field, tmp_path):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    with open(tmp_path / "log", "w") as log:
+        run = subprocess.Popen(command(field, tmp_path), start_new_session=True, stderr=log)
+        kill_when(run, lambda: finished(store, "infer"), signal.SIGTERM)
+    assert run.returncode == 130
+    assert "to go on, give the same command again" in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert finished(store, "chunk")
