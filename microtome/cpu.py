@@ -110,7 +110,7 @@ def choose_precision(
     """
     if requested is not None:
         card.ir(requested)
-        if requested is Precision.BF16 and not _runs_bf16(cpu):
+        if not runs(requested, cpu):
             raise PrecisionUnsupported(requested, cpu)
         return requested, "as asked for"
     # bf16 is slower than f32 where there is no AMX; int8 is fastest everywhere.
@@ -122,6 +122,12 @@ def choose_precision(
             return precision, "; ".join([f"fastest on this CPU ({cpu})", *passed_over])
         passed_over.append(f"{precision} {reason}")
     return Precision.F32, "; ".join([f"most exact, on this CPU ({cpu})", *passed_over])
+
+
+def runs(precision: Precision, cpu: InstructionSet) -> bool:
+    """Whether OpenVINO compiles for this precision on such a CPU."""
+    with_bf16 = {InstructionSet.AMX, InstructionSet.AVX512_VNNI, InstructionSet.AVX512}
+    return precision is not Precision.BF16 or cpu in with_bf16
 
 
 def cores(root: Path = PLATFORM) -> int:
@@ -152,10 +158,6 @@ def _objection(card: ModelCard, precision: Precision) -> str | None:
     if found.ap50 < exact.ap50 - MAX_AP_LOSS:
         return f"would be faster, but loses {100 * (exact.ap50 - found.ap50):.1f} points of AP"
     return None
-
-
-def _runs_bf16(cpu: InstructionSet) -> bool:
-    return cpu in {InstructionSet.AMX, InstructionSet.AVX512_VNNI, InstructionSet.AVX512}
 
 
 def _cpuinfo(root: Path) -> tuple[str, frozenset[str]]:

@@ -314,3 +314,15 @@ class SlideUnreachable(MicrotomeError):
             f"{self.uri} cannot be reached: {self.reason}; for S3, check AWS_ENDPOINT_URL, AWS_REGION "
             "and the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
+
+
+class NoLabelledImages(MicrotomeError):
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} {self.problem}; give a folder with images/NAME.png and masks/NAME.png, or a split "
+            "file that names them"
+        )

@@ -198,7 +198,8 @@ class Network:
         prob
             (y / grid, x / grid) float32, 0..1.
         dist
-            (y / grid, x / grid, n_rays) float32, C-contiguous, network px; may be negative.
+            (y / grid, x / grid, n_rays) float32, network px; may be negative. The rays of a px
+            lie side by side in memory.
 
         Both are views that this thread's next call overwrites.
         """
@@ -206,8 +207,12 @@ class Network:
         request.set_tensor("image", _tensor(tile[None]))
         request.infer()
         prob = request.get_tensor("prob").data
-        dist = request.get_tensor("dist").data
-        return prob[0, ..., 0], dist[0]
+        heads = request.get_tensor("heads").data
+        return prob[0, ..., 0], heads[0, ..., :-1]
+
+    def with_limits(self, limits: tuple[float, float]) -> "Network":
+        """The same compiled model for a slide of other limits."""
+        return Network(self._compiled, limits)
 
     def _request(self) -> "openvino.InferRequest":
         request = getattr(self._requests, "request", None)
@@ -316,7 +321,8 @@ def prepare(model: "openvino.Model", tile_shape: tuple[int, int] | None) -> "ope
         consumer.replace_source_output(pixels.output(0))
     results = []
     for output in model.outputs:
-        name = "prob" if output.get_partial_shape()[1].get_length() == 1 else "dist"
+        # By channels, not by order: OpenVINO's tools reorder outputs.
+        name = "prob" if output.get_partial_shape()[1].get_length() == 1 else "heads"
         source = output.get_node().input_value(0)
         last = op.transpose(source, [0, 2, 3, 1])
         last.output(0).set_names({name})

@@ -190,7 +190,8 @@ def build(config: Config, weights: Mapping[str, Floats], path: str, name: str) -
     """The network as an OpenVINO model with static channels and free height and width.
 
     Its input is (1, c, y, x) float32, normalised; its outputs are `prob` (1, 1, y / grid, x / grid)
-    and `dist` (1, n_rays, y / grid, x / grid). `path` names the weights in errors.
+    and `heads` (1, n_rays + 1, y / grid, x / grid): the distances, then what `prob` is the sigmoid
+    of. `path` names the weights in errors.
     """
     layers = _Layers(weights, path)
     shape = ov.PartialShape([1, config.n_channel_in, -1, -1])
@@ -199,13 +200,14 @@ def build(config: Config, weights: Mapping[str, Floats], path: str, name: str) -
     node = _unet(node, config, layers)
     if config.net_conv_after_unet:
         node = layers.conv(node, "features", config.net_conv_after_unet, config.unet_activation)
-    prob = layers.conv(node, "prob", 1, "sigmoid")
-    dist = layers.conv(node, "dist", config.n_rays, "linear")
+    heads = layers.heads(node, config.n_rays)
     layers.check_all_used()
+    last = op.constant(np.array([config.n_rays]))
+    prob = op.sigmoid(op.gather(heads, last, op.constant(np.array(1))))
     results = []
-    for head, head_name in ((prob, "prob"), (dist, "dist")):
-        head.output(0).set_names({head_name})
-        results.append(op.result(head, name=head_name + "/result"))
+    for output, output_name in ((prob, "prob"), (heads, "heads")):
+        output.output(0).set_names({output_name})
+        results.append(op.result(output, name=output_name + "/result"))
     return ov.Model(results, [image], name)
 
 
@@ -259,6 +261,13 @@ def _enlarge(node: ov.Node) -> ov.Node:
     )  # fmt: skip
 
 
+def _convolve(node: ov.Node, kernel: Floats, bias: Floats, name: str) -> ov.Node:
+    turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+    pads = [side // 2 for side in kernel.shape[:2]]
+    out = op.convolution(node, op.constant(turned), [1, 1], pads, pads, [1, 1], name=name)
+    return op.add(out, op.constant(bias.reshape(1, -1, 1, 1)), name=f"{name}/bias")
+
+
 class _Layers:
     """Convolutions with the weights of their name; knows which weights were used."""
 
@@ -274,21 +283,27 @@ class _Layers:
 
     def conv(self, node: ov.Node, name: str, filters: int, activation: str) -> ov.Node:
         """A convolution that keeps the size, its bias, its activation."""
+        return ACTIVATIONS[activation](_convolve(node, *self._arrays(node, name, filters), name))
+
+    def heads(self, node: ov.Node, n_rays: int) -> ov.Node:
+        """Distances, then the probability before its sigmoid, as channels of one convolution.
+
+        Two would read their input, the largest array of the network, twice.
+        """
+        arrays = [self._arrays(node, "dist", n_rays), self._arrays(node, "prob", 1)]
+        kernels, biases = zip(*arrays, strict=True)
+        return _convolve(node, np.concatenate(kernels, axis=3), np.concatenate(biases), "heads")
+
+    def _arrays(self, node: ov.Node, name: str, filters: int) -> tuple[Floats, Floats]:
         channels = int(node.get_output_partial_shape(0)[1].get_length())
-        kernel = self._take(f"{name}/kernel")
-        bias = self._take(f"{name}/bias")
-        expected = (*kernel.shape[:2], channels, filters)
-        if kernel.shape != expected or bias.shape != (filters,):
+        kernel, bias = self._take(f"{name}/kernel"), self._take(f"{name}/bias")
+        if kernel.shape != (*kernel.shape[:2], channels, filters) or bias.shape != (filters,):
             raise BadModel(
                 self._path,
                 f"layer {name} has a kernel of {kernel.shape} and a bias of {bias.shape}, "
                 f"but {CONFIG_FILE} makes it {filters} filters over {channels} channels",
             )
-        turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
-        pads = [side // 2 for side in kernel.shape[:2]]
-        out = op.convolution(node, op.constant(turned), [1, 1], pads, pads, [1, 1], name=name)
-        out = op.add(out, op.constant(bias.reshape(1, -1, 1, 1)), name=f"{name}/bias")
-        return ACTIVATIONS[activation](out)
+        return kernel, bias
 
     def check_all_used(self) -> None:
         if self._unused:

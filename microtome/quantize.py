@@ -1,0 +1,187 @@
+"""The int8 twin of a model: made by NNCF from images, measured on others.
+
+Every convolution becomes int8, the last ones too: they read the largest array of the network,
+and in float they would take a quarter of the whole time. The scores stand in the card, and
+`cpu.choose_precision` reads them there.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from microtome.arrays import Floats
+from microtome.cpu import MAX_AP_LOSS, machine_record, runs
+from microtome.errors import MissingExtra
+from microtome.grid import Scale, Window
+from microtome.labelled import LabelledImage, Truth, find_images, score
+from microtome.model import (
+    Accuracy,
+    Ir,
+    ModelCard,
+    Network,
+    Normalisation,
+    Precision,
+    ir_digest,
+    load_model,
+    read_card,
+    write_card,
+)
+from microtome.polygons import paint
+from microtome.stardist import decode, outlines, suppress
+
+CROPS = 300
+CROP_PX = 256
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A model with its int8 twin, and what every precision scores."""
+
+    card: ModelCard
+    folder: Path
+    scores: Mapping[Precision, Accuracy]
+
+    def __str__(self) -> str:
+        exact, int8 = self.scores[Precision.F32], self.scores[Precision.INT8]
+        gain = 100 * (int8.ap50 - exact.ap50)
+        verdict = (
+            "is chosen by --precision auto" if gain >= -100 * MAX_AP_LOSS else "only where it is asked for"
+        )
+        return (
+            f"{self.card.name} {self.card.version} in {self.folder}: AP at IoU 0.5 {int8.ap50:.3f} in int8, "
+            f"{exact.ap50:.3f} in f32 ({gain:+.1f} points on {exact.images} images); int8 {verdict}"
+        )
+
+
+def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = None) -> Quantized:
+    """Copy a model to the folder `out`, add its int8 twin, and score every precision.
+
+    Parameters
+    ----------
+    images, split
+        Images with known nuclei, at the model's um/px: see `labelled.find_images`. The twin is
+        calibrated on those for training and scored on those for validation.
+
+    Raises
+    ------
+    MissingExtra
+        If NNCF is not installed.
+    NoLabelledImages
+        If images are missing or cannot be read.
+    """
+    card = read_card(model_folder)
+    train, validation = find_images(images, split)
+    exact = card.ir(Precision.F32)
+    out.mkdir(parents=True, exist_ok=True)
+    if out.resolve() != model_folder.resolve():
+        for name in (exact.xml, exact.bin):
+            shutil.copyfile(model_folder / name, out / name)
+    _quantize_ir(out / exact.xml, out / "int8.xml", list(crops(train, card.normalisation)))
+    int8 = Ir(xml="int8.xml", bin="int8.bin", digest=ir_digest(out / "int8.xml", out / "int8.bin"))
+    card = replace(card, precisions={**card.precisions, Precision.INT8: int8})
+    write_card(card, out)
+    scores = {
+        precision: measure(out, precision, validation)
+        for precision in card.precisions
+        if runs(precision, machine_record().instruction_set)
+    }
+    scored = {name: replace(ir, accuracy=scores.get(name)) for name, ir in card.precisions.items()}
+    card = replace(card, precisions=scored)
+    write_card(card, out)
+    return Quantized(card, out, scores)
+
+
+def measure(model_folder: Path, precision: Precision, images: Sequence[LabelledImage]) -> Accuracy:
+    """How well a model in a precision finds the nuclei of labelled images.
+
+    Parameters
+    ----------
+    images
+        At least one.
+    """
+    card = read_card(model_folder)
+    with tempfile.TemporaryDirectory() as cache:
+        network = load_model(
+            model_folder, precision=precision, threads=1, limits=(0.0, 255.0), cache=Path(cache)
+        )
+        return score(_results(network, card, images))
+
+
+def crops(images: Sequence[LabelledImage], normalisation: Normalisation) -> Iterator[Floats]:
+    """Calibration data: `CROPS` random squares, (1, c, y, x) float32, normalised by their image."""
+    rng = np.random.default_rng(SEED)
+    for index in rng.permutation(CROPS):
+        pixels = images[index % len(images)].pixels()
+        low, high = limits_of(pixels, normalisation)
+        short = [max(0, CROP_PX - side) for side in pixels.shape[:2]]
+        pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+        y, x = (rng.integers(0, side - CROP_PX + 1) for side in pixels.shape[:2])
+        crop = pixels[y : y + CROP_PX, x : x + CROP_PX].astype(np.float32)
+        yield np.ascontiguousarray(((crop - low) / (high - low)).transpose(2, 0, 1)[None], np.float32)
+
+
+def limits_of(pixels: npt.NDArray[np.uint8], normalisation: Normalisation) -> tuple[float, float]:
+    """Pixel values seen as 0 and 1 in a single field, as in training."""
+    low = normalisation.low_percentile
+    return (
+        0.0 if low is None else float(np.percentile(pixels, low)),
+        float(np.percentile(pixels, normalisation.high_percentile)),
+    )
+
+
+def _quantize_ir(exact: Path, out: Path, data: Sequence[Floats]) -> None:
+    try:
+        import nncf
+        from nncf.quantization import advanced_parameters as advanced
+    except ImportError as error:
+        raise MissingExtra("making an int8 twin", extra="quantize") from error
+    import openvino as ov
+
+    # SmoothQuant is for transformers; here it would only put multiplications between the layers.
+    smooth = advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    model = nncf.quantize(
+        ov.Core().read_model(exact),
+        nncf.Dataset(data),
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(data),
+        fast_bias_correction=True,
+        advanced_parameters=advanced.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
+    )
+    ov.serialize(model, out, out.with_suffix(".bin"))
+
+
+def _results(
+    network: Network, card: ModelCard, images: Sequence[LabelledImage]
+) -> Iterator[tuple[Truth, npt.NDArray[np.integer]]]:
+    """(truth, labels found) of each image, at the image's own resolution."""
+    for image in images:
+        pixels, truth = image.pixels(), image.truth()
+        labels = _labels(network, card, pixels)
+        rows, cols = (
+            np.arange(side) * small // side for side, small in zip(truth.shape, labels.shape, strict=True)
+        )
+        yield truth, labels[rows[:, None], cols]
+
+
+def _labels(network: Network, card: ModelCard, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.integer]:
+    whole = Window(0, 0, *pixels.shape[:2])
+    short = [-side % card.align_px for side in pixels.shape[:2]]
+    tile = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
+    prob, dist = network.with_limits(limits_of(pixels, card.normalisation)).run(np.ascontiguousarray(tile))
+    candidates = decode(
+        prob,
+        dist,
+        origin_px=(0, 0),
+        core=whole,
+        slide=whole,
+        threshold=card.prob_threshold,
+        grid_px=card.grid,
+    )
+    nuclei = outlines(suppress(candidates, card.nms_threshold), Scale(1, 1), whole)
+    return paint(nuclei, np.arange(1, len(nuclei) + 1, dtype=np.uint32), whole)
