@@ -16,7 +16,7 @@ type Stained = Callable[[Window], float]
 """Share of a window that is stained, 0..1."""
 
 REGION_PX = 640
-RANDOM_REGIONS = 4
+RANDOM_REGIONS = "abcd"
 RANDOM_TISSUE = 0.5
 LEAST_TISSUE = 0.05
 """Cells with less tissue than this have no density: their few nuclei would show as extremes."""
@@ -101,9 +101,9 @@ def choose_regions(plan: Plan, density: Density, stained: Stained) -> tuple[Regi
         take("sparsest", np.where(full, -values, -np.inf))
         seed = int.from_bytes(hashlib.sha256(plan.fingerprint.encode()).digest()[:8])
         chance = np.random.default_rng(seed).random(len(windows))
-        for number in range(RANDOM_REGIONS):
+        for letter in RANDOM_REGIONS:
             take(
-                f"at random, {number + 1} of {RANDOM_REGIONS}",
+                f"at random, {letter}",
                 np.where(shares >= min(RANDOM_TISSUE, shares.max()), chance, -np.inf),
             )
     return tuple(chosen)
