@@ -25,8 +25,8 @@ BLACK = 16
 LIT = 24
 """Through tissue and glass, all three channels pass at least this much light."""
 LEAST_LIT = 0.05
-"""Share of a brightfield slide's pixels, black ones left out, that are lit. Measured: 0.62 or more
-on 274 H&E fields, 1.0 on slides; 0.0 on a DAPI slide."""
+"""Share of a brightfield slide's pixels, black ones left out, that are lit. Measured: 0.38 or more
+on 274 stained fields (dim ones among them), 1.0 on slides; 0.0 on a DAPI slide."""
 
 
 @dataclass(frozen=True, slots=True)

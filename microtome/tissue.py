@@ -56,6 +56,9 @@ INK_UM2 = 10_000.0
 INK_RANGE = 12
 """Within 3 x 3 px ink varies by at most this; tissue under ink varies more."""
 
+RIM_PX = 4
+"""Ink runs out over at most so many pixels."""
+
 BAND_PX = 1024
 """Overviews are worked on in bands of so many rows, as int16 copies of a whole one are large."""
 
@@ -126,7 +129,8 @@ def _shrink(pixels: Pixels, factor: int) -> Pixels:
     """Averages over squares of `factor` px; the last ones are filled up with the edge's pixels."""
     rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     bottom, right = -len(rgb) % factor, -rgb.shape[1] % factor
-    rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+    if bottom or right:
+        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8)
     size = rgb.shape[1] // factor, len(rgb) // factor
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8).transpose(2, 0, 1)
 
@@ -196,11 +200,15 @@ def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plan
     beside = np.zeros(count, bool)
     for piece in range(1, count):
         if stats[piece, cv2.CC_STAT_AREA] * pixel_um2 >= INK_UM2:
-            beside[piece] = _glass_around(pieces == piece, ink, stained) >= 0.5
-    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
-    tissue = _grow(stained.astype(bool) & ~ink, 2)
+            y0, x0 = (max(0, int(stats[piece, edge]) - 6) for edge in (cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT))
+            height, width = (int(stats[piece, size]) for size in (cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH))
+            box = slice(y0, y0 + height + 12), slice(x0, x0 + width + 12)
+            beside[piece] = _glass_around(pieces[box] == piece, ink[box], stained[box]) >= 0.5
     core: Mask = beside[pieces]
-    return core | (_grow(core, 3) & ~tissue)
+    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
+    # What is wider than a rim is tissue.
+    wide = cv2.morphologyEx(stained & ~core, cv2.MORPH_OPEN, np.ones((2 * RIM_PX - 1,) * 2, np.uint8))
+    return core | (_grow(core, RIM_PX) & ~_grow(wide.astype(bool), 1))
 
 
 def _has_hue_of_ink(rgb: Plane, glass: Glass) -> Mask:

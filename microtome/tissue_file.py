@@ -16,7 +16,9 @@ from microtome.tissue_mask import TissueMask, fit_cell
 CELL_PX = 16
 """Outlines are rounded to cells of this side (larger on slides over 2e9 px), outwards."""
 ASPECT_TOLERANCE = 0.01
-"""A mask image may differ from the slide's ratio of sides by this much."""
+"""A mask image may differ from the slide's ratio of sides by this much, or by the rounding to 1 px."""
+FARTHEST_PX = 1e8
+"""No coordinate of an outline is farther off."""
 FIXED_POINT_BITS = 4
 """OpenCV draws with coordinates in sixteenths of a cell."""
 
@@ -75,12 +77,19 @@ def _read_polygons(path: Path) -> list[list[Ring]]:
     """Rings of every polygon: outer first, then holes; each (n, 2) float64, (x, y)."""
     try:
         return [
-            [np.array(ring, np.float64)[:, :2] for ring in polygon]
+            [_ring(ring) for ring in polygon]
             for geometry in _geometries(json.loads(path.read_bytes()))
             for polygon in _polygons(geometry)
         ]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise TissueFileError(str(path), f"it is not GeoJSON ({error})", "export it again") from error
+
+
+def _ring(positions: Any) -> Ring:
+    ring = np.array(positions, np.float64)[:, :2]
+    if not (np.abs(ring) <= FARTHEST_PX).all():
+        raise ValueError(f"an outline with a coordinate beyond {FARTHEST_PX:.0e} px")
+    return ring
 
 
 def _geometries(found: Any) -> list[Any]:
@@ -94,6 +103,8 @@ def _geometries(found: Any) -> list[Any]:
 
 
 def _polygons(geometry: Any) -> list[Any]:
+    if geometry is None:  # allowed: a feature without a place
+        return []
     if geometry["type"] == "MultiPolygon":
         return list(geometry["coordinates"])
     return [geometry["coordinates"]] if geometry["type"] == "Polygon" else []
@@ -108,7 +119,8 @@ def _from_image(path: Path, slide: Slide) -> TissueMask:
         )
     marked = image != 0 if image.ndim == 2 else (image[:, :, :3] != 0).any(axis=2)
     height, width = marked.shape
-    if abs(width / height * level.height_px / level.width_px - 1) > ASPECT_TOLERANCE:
+    fitting_px = height * level.width_px / level.height_px
+    if abs(width - fitting_px) > max(1.0, ASPECT_TOLERANCE * fitting_px):
         raise TissueFileError(
             str(path),
             f"it is {width:,} x {height:,} px, of another shape than the slide "
