@@ -57,7 +57,8 @@ def _round(vertices_px: Doubles) -> Doubles:
 
 def _repaired(polygon: shapely.Geometry) -> Doubles:
     """Vertices of the largest valid piece on the 1/16 px raster, holes filled; none if no area."""
-    valid = shapely.set_precision(shapely.make_valid(polygon), 1 / VERTEX_STEPS_PER_PX)
+    areas = shapely.make_valid(polygon, method="structure", keep_collapsed=False)
+    valid = shapely.set_precision(areas, 1 / VERTEX_STEPS_PER_PX)
     pieces = [piece for piece in shapely.get_parts(valid) if piece.geom_type == "Polygon"]
     if not pieces:
         return np.zeros((0, 2))
