@@ -25,6 +25,7 @@ from microtome.store import ResultStore
 SUMMARY = "report/summary.json"
 NEAR = 1e-6
 """Of coordinates, px: sums of float64 in another order differ by less."""
+OUTSIDE, ON_OUTLINE, INSIDE = 0, 1, 2
 SMALLEST_RING = 4
 """Points of a closed ring, at least."""
 
@@ -227,24 +228,24 @@ def _compare_rows(
             for x in range(x0, x1):
                 if labels[y, x] != 0 and labels[y, x] != first + row:
                     continue
-                held = 0
-                for dy in (-NEAR, NEAR):
-                    for dx in (-NEAR, NEAR):
-                        held += _holds(ring, y + 0.5 + dy, x + 0.5 + dx)
+                place = _place(ring, y + 0.5, x + 0.5)
                 if labels[y, x] != 0:
-                    own[row] += held > 0
+                    own[row] += place != OUTSIDE
                 else:
-                    bare[row] += held == 4
+                    bare[row] += place == INSIDE
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[misc, unused-ignore]  # numba is untyped
-def _holds(ring: Doubles, y: float, x: float) -> bool:
-    """Even-odd rule."""
+def _place(ring: Doubles, y: float, x: float) -> int:
+    """Where a point lies, by the even-odd rule; exact, as coordinates are multiples of 1/16 px."""
     inside = False
     last = len(ring) - 1
     for i in range(len(ring)):
         ya, xa, yb, xb = ring[last, 0], ring[last, 1], ring[i, 0], ring[i, 1]
-        if (ya > y) != (yb > y) and x < xa + (y - ya) * (xb - xa) / (yb - ya):
-            inside = not inside
         last = i
-    return inside
+        side = (xb - xa) * (y - ya) - (yb - ya) * (x - xa)
+        if side == 0 and min(ya, yb) <= y <= max(ya, yb) and min(xa, xb) <= x <= max(xa, xb):
+            return ON_OUTLINE
+        if (ya > y) != (yb > y) and (side > 0) == (yb > ya):
+            inside = not inside
+    return INSIDE if inside else OUTSIDE

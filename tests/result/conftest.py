@@ -115,7 +115,7 @@ def by_shard(plan: Plan, nuclei: Nuclei) -> list[Nuclei]:
 
 
 def paint(plan: Plan, nuclei: Nuclei) -> np.ndarray:
-    """Labels 1..n of nuclei whose outline holds the pixel's centre; the more probable one is on top."""
+    """Labels 1..n where an outline holds or touches a pixel's centre; the more probable is on top."""
     labels = np.zeros((plan.height_px, plan.width_px), np.uint32)
     for row in np.argsort(nuclei.prob, kind="stable"):
         outline = nuclei.outline_px[nuclei.offsets[row] : nuclei.offsets[row + 1]]
@@ -124,7 +124,7 @@ def paint(plan: Plan, nuclei: Nuclei) -> np.ndarray:
             np.ceil(outline.max(0)).astype(int),
         )
         y, x = np.mgrid[y0:y1, x0:x1]
-        inside = shapely.contains_xy(shapely.Polygon(outline[:, ::-1]), x + 0.5, y + 0.5)
+        inside = shapely.intersects_xy(shapely.Polygon(outline[:, ::-1]), x + 0.5, y + 0.5)
         labels[y0:y1, x0:x1][inside] = row + 1
     return labels
 
