@@ -67,6 +67,7 @@ def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = 
     elif store.keys(""):
         raise NotOurFolder(store.uri)
     if state is not State.DONE:
+        store.clean()
         store.put("plan.json", plan.to_json())
     return Prepared(Run(plan, store), state)
 

@@ -55,6 +55,7 @@ def publish_result(run: Run, index: int, tally: Tally) -> None:
     tally.keys += keys
     tally.nuclei = summary.nuclei
     with tally.timed("write"):
+        tally.keys.append(store.put("plan.json", plan.to_json()))
         tally.keys += [store.put(key, text) for key, text in metadata(plan).items()]
 
 
