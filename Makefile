@@ -14,7 +14,7 @@ demo: setup  ## the main job on a drawn slide, or on your own: make demo SLIDE=p
 	@$(BIN)/python scripts/demo.py $(if $(SLIDE),--slide "$(SLIDE)") $(ARGS)
 
 up: setup  ## Prefect's pages, with the runs of make demo
-	@PREFECT_HOME="$(CURDIR)/.state/prefect" $(BIN)/prefect server start
+	@mkdir -p .state/prefect && PREFECT_HOME="$(CURDIR)/.state/prefect" $(BIN)/prefect server start
 
 view: setup  ## results in a browser: serves the folder demo/ on this machine only (make view DIR=path)
 	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo)

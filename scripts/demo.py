@@ -102,6 +102,8 @@ def run_flow(slide: str, *, overwrite: bool) -> Summary:
     """The flow, watched by bars on this terminal."""
     for name, value in PREFECT.items():
         os.environ.setdefault(name, value)
+    # Prefect makes this folder, but none above it, and without it its server never answers.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     from flows.segment import segment_slide  # after its settings are in the environment
     from tasks.engine import watched_by
 

@@ -41,7 +41,7 @@ def stage_task(name: str) -> Callable[[Callable[[Run, Cluster], StageReport]], S
     return task(
         name=name,
         retries=2,
-        retry_delay_seconds=[10, 60],
+        retry_delay_seconds=[5, 30],
         retry_condition_fn=may_pass,
         cache_policy=NO_CACHE,
         persist_result=False,
