@@ -201,14 +201,14 @@ class Network:
             (y / grid, x / grid, n_rays) float32, network px; may be negative. The rays of a px
             lie side by side in memory.
 
-        Both are views that this thread's next call overwrites.
+            A view that this thread's next call overwrites.
         """
         request = self._request()
         request.set_tensor("image", _tensor(tile[None]))
         request.infer()
-        prob = request.get_tensor("prob").data
-        heads = request.get_tensor("heads").data
-        return prob[0, ..., 0], heads[0, ..., :-1]
+        heads = request.get_tensor("heads").data[0]
+        # Here and not in the network, where it would cost a pass over all of its output.
+        return 1 / (1 + np.exp(-np.maximum(heads[..., -1], -80))), heads[..., :-1]
 
     def with_limits(self, limits: tuple[float, float]) -> "Network":
         """The same compiled model for a slide of other limits."""
@@ -319,15 +319,10 @@ def prepare(model: "openvino.Model", tile_shape: tuple[int, int] | None) -> "ope
     (old,) = model.get_parameters()
     for consumer in old.output(0).get_target_inputs():
         consumer.replace_source_output(pixels.output(0))
-    results = []
-    for output in model.outputs:
-        # By channels, not by order: OpenVINO's tools reorder outputs.
-        name = "prob" if output.get_partial_shape()[1].get_length() == 1 else "heads"
-        source = output.get_node().input_value(0)
-        last = op.transpose(source, [0, 2, 3, 1])
-        last.output(0).set_names({name})
-        results.append(op.result(last))
-    whole = ov.Model(results, [image, low, high], model.get_friendly_name())
+    (output,) = model.outputs
+    heads = op.transpose(output.get_node().input_value(0), [0, 2, 3, 1])
+    heads.output(0).set_names({"heads"})
+    whole = ov.Model([op.result(heads)], [image, low, high], model.get_friendly_name())
     whole.validate_nodes_and_infer_types()
     return whole
 

@@ -189,9 +189,9 @@ def read_weights(path: Path) -> dict[str, Floats]:
 def build(config: Config, weights: Mapping[str, Floats], path: str, name: str) -> ov.Model:
     """The network as an OpenVINO model with static channels and free height and width.
 
-    Its input is (1, c, y, x) float32, normalised; its outputs are `prob` (1, 1, y / grid, x / grid)
-    and `heads` (1, n_rays + 1, y / grid, x / grid): the distances, then what `prob` is the sigmoid
-    of. `path` names the weights in errors.
+    Its input is (1, c, y, x) float32, normalised; its output, `heads`, (1, n_rays + 1, y / grid,
+    x / grid) float32: the distances, then what the probability is the sigmoid of. `path` names
+    the weights in errors.
     """
     layers = _Layers(weights, path)
     shape = ov.PartialShape([1, config.n_channel_in, -1, -1])
@@ -202,13 +202,8 @@ def build(config: Config, weights: Mapping[str, Floats], path: str, name: str) -
         node = layers.conv(node, "features", config.net_conv_after_unet, config.unet_activation)
     heads = layers.heads(node, config.n_rays)
     layers.check_all_used()
-    last = op.constant(np.array([config.n_rays]))
-    prob = op.sigmoid(op.gather(heads, last, op.constant(np.array(1))))
-    results = []
-    for output, output_name in ((prob, "prob"), (heads, "heads")):
-        output.output(0).set_names({output_name})
-        results.append(op.result(output, name=output_name + "/result"))
-    return ov.Model(results, [image], name)
+    heads.output(0).set_names({"heads"})
+    return ov.Model([op.result(heads, name="heads/result")], [image], name)
 
 
 def _halve_to_grid(node: ov.Node, config: Config, layers: "_Layers") -> ov.Node:
