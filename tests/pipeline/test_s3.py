@@ -1,0 +1,47 @@
+"""Slide and result in buckets of a real S3 server: the same bytes as on the local disk."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from microtome.store import ResultStore
+from tests.pipeline.runs import digests
+from tests.s3 import S3Server, find_versitygw
+
+
+@pytest.fixture
+def s3(shared_data, tmp_path, monkeypatch):
+    """A server whose address and keys are in the environment."""
+    import s3fs
+
+    with S3Server(find_versitygw(shared_data), tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield server
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_from_bucket_to_bucket_the_bytes_are_those_of_the_local_disk(s3, field, undisturbed):
+    shutil.copy(field, s3.make_bucket("slides") / "field.png")
+    s3.make_bucket("results")
+    words = ["s3://slides/field.png", "-o", "s3://results/tonight", "--mpp", "0.25", "--precision", "f32"]
+    command = [sys.executable, "-m", "microtome.cli", "segment", *words, "--shard-size", "512"]
+    subprocess.run(command, check=True, capture_output=True)
+    there = digests(ResultStore("s3://results/tonight/field.ome.zarr"))
+    here = digests(undisturbed)
+    assert there.pop("plan.json") != here.pop("plan.json"), "the plan says where the slide lies"
+    assert there == here
+    verify = [sys.executable, "-m", "microtome.cli", "verify", "s3://results/tonight/field.ome.zarr"]
+    assert subprocess.run(verify, capture_output=True).returncode == 0
+
+
+def test_a_bucket_that_is_not_there_is_named(s3, field):
+    words = [str(field), "-o", "s3://nowhere", "--mpp", "0.25", "--precision", "f32"]
+    command = [sys.executable, "-m", "microtome.cli", "segment", *words]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "nowhere" in run.stderr
+    assert "Traceback" not in run.stderr
