@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import time
+from enum import Enum, auto
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,19 @@ def main() -> int:
         slide = options.slide or str(drawn(options.size_px))
         plan = make_plan(slide, Options())
         store = ResultStore(result_uri(slide, str(FOLDER)))
-        if is_done(store, plan) and not options.again:
+        there = None if options.again else found(store, plan)
+        if there is Found.DONE:
             show(store, read_summary(store), slide)
             print("it was done already; to do it again: make demo ARGS=--again")
             return 0
+        if there is Found.ANOTHER and options.slide:
+            again = f'make demo SLIDE="{slide}" ARGS=--again'
+            print(f"error: {store.uri} holds a result of another plan; replace it: {again}", file=sys.stderr)
+            return 2
         print(sentence(plan), flush=True)
-        show(store, run_flow(slide, overwrite=options.again), slide)
+        # What is drawn here can be made again; what was found on a real slide is not thrown away.
+        overwrite = options.again or there is Found.ANOTHER
+        show(store, run_flow(slide, overwrite=overwrite), slide)
     except MicrotomeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,13 +88,20 @@ def drawn(size_px: int) -> Path:
     return path
 
 
-def is_done(store: ResultStore, plan: Plan) -> bool:
-    """Whether the store holds the finished result of this very plan."""
-    return (
-        store.exists("plan.json")
-        and Plan.from_json(store.get("plan.json")).fingerprint == plan.fingerprint
-        and store.is_closed(publish.NAME)
-    )
+class Found(Enum):
+    """What lies where the result is to be."""
+
+    DONE = auto()
+    ANOTHER = auto()
+
+
+def found(store: ResultStore, plan: Plan) -> Found | None:
+    """The finished result of this very plan, that of another one, or neither."""
+    if not store.exists("plan.json"):
+        return None
+    if Plan.from_json(store.get("plan.json")).fingerprint != plan.fingerprint:
+        return Found.ANOTHER
+    return Found.DONE if store.is_closed(publish.NAME) else None
 
 
 def sentence(plan: Plan) -> str:
