@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from microtome.cpu import choose_precision, machine_record
-from microtome.model import cache_folder, default_model, read_card
+from microtome.model import default_model, read_card
 
 
 def examine() -> str:
@@ -22,7 +22,6 @@ def examine() -> str:
             f"precision  {precision}: {why} (model {card.name} {card.version} offers {offered})",
             f"memory     {machine.memory_bytes / 1e9:.1f} GB",
             f"disk       {disk.free / 1e9:.0f} GB free of {disk.total / 1e9:.0f} GB in {Path.cwd()}",
-            f"cache      {cache_folder()}",
             f"system     {machine.system}, Python {machine.python}",
             f"versions   {versions}",
         ]

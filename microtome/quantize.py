@@ -6,7 +6,6 @@ and in float they would take a quarter of the whole time. The scores stand in th
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,11 +105,8 @@ def measure(model_folder: Path, precision: Precision, images: Sequence[LabelledI
         At least one.
     """
     card = read_card(model_folder)
-    with tempfile.TemporaryDirectory() as cache:
-        network = load_model(
-            model_folder, precision=precision, threads=1, limits=(0.0, 255.0), cache=Path(cache)
-        )
-        return score(_results(network, card, images))
+    network = load_model(model_folder, precision=precision, threads=1, limits=(0.0, 255.0))
+    return score(_results(network, card, images))
 
 
 def crops(images: Sequence[LabelledImage], normalisation: Normalisation) -> Iterator[Floats]:
@@ -173,7 +169,8 @@ def _labels(network: Network, card: ModelCard, pixels: npt.NDArray[np.uint8]) ->
     whole = Window(0, 0, *pixels.shape[:2])
     short = [-side % card.align_px for side in pixels.shape[:2]]
     tile = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
-    prob, dist = network.with_limits(limits_of(pixels, card.normalisation)).run(np.ascontiguousarray(tile))
+    network.set_limits(limits_of(pixels, card.normalisation))
+    prob, dist = network.run(np.ascontiguousarray(tile))
     candidates = decode(
         prob,
         dist,

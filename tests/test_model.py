@@ -1,0 +1,204 @@
+"""The shipped model: its card, its network, what it says of files that are wrong."""
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from microtome import model
+from microtome.errors import BadModel, ModelNotFound, OptionError, PrecisionMissing
+from microtome.grid import Window
+from microtome.model import (
+    Network,
+    Precision,
+    default_model,
+    find_model,
+    ir_digest,
+    load_model,
+    read_card,
+)
+from microtome.slides import open_slide
+
+HALO_PX, GRID_PX = 96, 2
+LIMITS = (0.0, 255.0)
+
+
+@pytest.fixture(scope="module")
+def tissue(tcga_slide: Path) -> npt.NDArray[np.uint8]:
+    """640 x 832 px of epithelium, (y, x, c)."""
+    with open_slide(str(tcga_slide)) as slide:
+        return np.ascontiguousarray(slide.read(0, Window(1904, 6592, 2544, 7424)).transpose(1, 2, 0))
+
+
+@pytest.fixture(scope="module", params=[Precision.F32, Precision.INT8])
+def network(request: pytest.FixtureRequest) -> Network:
+    return load_model(default_model(), precision=request.param, threads=2, limits=LIMITS)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(default_model(), tmp_path / "model"))
+
+
+def test_the_default_model_is_complete_small_and_says_whose_it_is() -> None:
+    card = read_card(default_model())
+    for precision in Precision:
+        ir = card.ir(precision)
+        assert card.digest(precision) == ir_digest(default_model() / ir.xml, default_model() / ir.bin)
+    assert sum(path.stat().st_size for path in default_model().iterdir()) < 8_000_000
+    assert (card.n_rays, card.grid, card.halo_px, card.align_px, card.mpp) == (32, 2, 96, 16, 0.25)
+    assert "Naylor" in card.attribution
+    assert card.licence == "CC BY 4.0"
+
+
+def test_the_shipped_int8_twin_is_as_accurate_as_f32_to_half_a_point() -> None:
+    card = read_card(default_model())
+    exact, int8 = card.ir(Precision.F32).accuracy, card.ir(Precision.INT8).accuracy
+    assert exact is not None
+    assert int8 is not None
+    assert int8.ap50 >= exact.ap50 - 0.005
+    assert exact.images == int8.images == 36
+
+
+@pytest.mark.parametrize("shape", [(320, 320), (304, 512), (640, 272), (400, 832)])
+def test_a_pixel_has_the_same_bits_in_any_tile(
+    network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int]
+) -> None:
+    prob, dist = (array.copy() for array in network.run(tissue))
+    for y0, x0 in product(*(_starts(side, tile) for side, tile in zip(tissue.shape, shape, strict=False))):
+        y1, x1 = y0 + shape[0], x0 + shape[1]
+        tile_prob, tile_dist = network.run(np.ascontiguousarray(tissue[y0:y1, x0:x1]))
+        core = _core((y0, x0, y1, x1), tissue.shape)
+        here = (slice(core[0], core[2]), slice(core[1], core[3]))
+        there = (slice(core[0] - y0 // 2, core[2] - y0 // 2), slice(core[1] - x0 // 2, core[3] - x0 // 2))
+        np.testing.assert_array_equal(tile_prob[there], prob[here])
+        np.testing.assert_array_equal(tile_dist[there], dist[here])
+
+
+def test_a_network_for_one_shape_gives_the_bits_of_the_network_for_any(
+    tissue: npt.NDArray[np.uint8],
+) -> None:
+    network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
+    tile = np.ascontiguousarray(tissue[:320, :320])
+    first = [array.copy() for array in network.run(tile)]
+    for _ in range(model.FIXED_AFTER):
+        last = network.run(tile)
+    assert (320, 320) in network._fixed
+    for before, after in zip(first, last, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_networks_for_single_shapes_stay_within_their_memory(
+    monkeypatch: pytest.MonkeyPatch, tissue: npt.NDArray[np.uint8]
+) -> None:
+    monkeypatch.setattr(model, "FIXED_BYTES", 105 * (256 * 256 + 64 * 64))
+    network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
+
+    def run(side: int, times: int) -> set[tuple[int, int]]:
+        for _ in range(times):
+            network.run(np.ascontiguousarray(tissue[:side, :side]))
+        return set(network._fixed)
+
+    assert run(64, 3) == {(64, 64)}
+    assert run(256, 3) == {(64, 64), (256, 256)}
+    assert run(240, 4) == {(64, 64), (256, 256)}, "a rival that is no more frequent has to wait"
+    assert run(240, 8) == {(240, 240)}
+    assert run(272, 40) == {(240, 240)}, "what does not fit at all stays with the network for any shape"
+
+
+def test_limits_say_which_pixel_values_the_network_sees_as_0_and_1(tissue: npt.NDArray[np.uint8]) -> None:
+    tile = np.ascontiguousarray(tissue[:256, :256] // 2)
+    network = load_model(default_model(), precision=Precision.F32, threads=1, limits=(0.0, 200.0))
+    bright = network.run(tile)[0]
+    network.set_limits((10.0, 110.0))
+    np.testing.assert_allclose(network.run((tile // 2 + 10).astype(np.uint8))[0], bright, atol=0.2)
+    network.set_limits((0.0, 400.0))
+    np.testing.assert_allclose(network.run(tile * 2)[0], bright, atol=1e-4)
+
+
+def test_probabilities_are_between_0_and_1_without_a_warning() -> None:
+    network = load_model(default_model(), precision=Precision.F32, threads=1, limits=(0.0, 0.01))
+    prob, _ = network.run(np.full((64, 64, 3), 255, np.uint8))
+    assert prob.dtype == np.float32
+    assert 0 <= prob.min() <= prob.max() <= 1
+
+
+def test_a_model_is_found_by_name_or_by_folder(copy: Path) -> None:
+    assert find_model() == find_model("he-nuclei") == default_model()
+    assert find_model(str(copy)) == copy
+    with pytest.raises(ModelNotFound, match="no model nuclei-9"):
+        find_model("nuclei-9")
+    with pytest.raises(ModelNotFound, match="microtome model import"):
+        read_card(copy / "images.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [("mpp", "fine", "mpp"), ("colour", 3, "colour"), ("kind", "cellpose", "kind"), ("format", 2, "format")],
+)
+def test_a_card_that_says_what_no_card_says_is_refused(
+    copy: Path, key: str, value: object, complaint: str
+) -> None:
+    card = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(card | {key: value}))
+    with pytest.raises(BadModel, match=complaint):
+        read_card(copy)
+
+
+def test_a_card_that_is_no_json_is_refused(copy: Path) -> None:
+    (copy / "model.json").write_bytes(b"\x00\xff")
+    with pytest.raises(BadModel, match=r"model\.json"):
+        read_card(copy)
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(copy: Path) -> None:
+    weights = bytearray((copy / "f32.bin").read_bytes())
+    weights[1000] ^= 1
+    (copy / "f32.bin").write_bytes(weights)
+    with pytest.raises(BadModel, match=r"f32\.xml: its digest is"):
+        load_model(copy, precision=Precision.F32, threads=1, limits=LIMITS)
+
+
+def test_a_missing_file_and_a_broken_ir_are_named(copy: Path) -> None:
+    (copy / "int8.xml").write_text("<net/>")
+    card = read_card(copy)
+    broken = replace(card.ir(Precision.INT8), digest=ir_digest(copy / "int8.xml", copy / "int8.bin"))
+    model.write_card(replace(card, precisions={**card.precisions, Precision.INT8: broken}), copy)
+    with pytest.raises(BadModel, match=r"int8\.xml"):
+        load_model(copy, precision=Precision.INT8, threads=1, limits=LIMITS)
+    (copy / "f32.bin").unlink()
+    with pytest.raises(BadModel, match=r"f32\.bin: No such file"):
+        load_model(copy, precision=Precision.F32, threads=1, limits=LIMITS)
+
+
+def test_a_precision_that_the_model_lacks_is_named_with_those_it_has() -> None:
+    card = read_card(default_model())
+    floats = {name: ir for name, ir in card.precisions.items() if name is not Precision.INT8}
+    with pytest.raises(PrecisionMissing, match=r"no int8 network, but bf16, f32; .*quantize"):
+        replace(card, precisions=floats).digest(Precision.INT8)
+
+
+def test_limits_in_the_wrong_order_are_refused() -> None:
+    with pytest.raises(OptionError, match="lower one first"):
+        load_model(default_model(), precision=Precision.F32, threads=1, limits=(255.0, 0.0))
+
+
+def _starts(side: int, tile: int) -> list[int]:
+    """Where tiles begin, the last one moved inwards to end at the edge."""
+    return sorted({min(start, side - tile) for start in range(0, side, tile - 2 * HALO_PX)})
+
+
+def _core(tile: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The part of the output that a tile gives exactly, in px of the whole output."""
+    y0, x0, y1, x1 = tile
+    return (
+        (y0 + HALO_PX * (y0 > 0)) // GRID_PX,
+        (x0 + HALO_PX * (x0 > 0)) // GRID_PX,
+        (y1 - HALO_PX * (y1 < shape[0])) // GRID_PX,
+        (x1 - HALO_PX * (x1 < shape[1])) // GRID_PX,
+    )
