@@ -211,7 +211,7 @@ def _halve_to_grid(node: ov.Node, config: Config, layers: "_Layers") -> ov.Node:
     names = iter(layers.numbered("conv2d"))
     for _ in range(config.grid[0].bit_length() - 1):
         for _ in range(config.unet_n_conv_per_depth):
-            conv_name = next(names, "conv2d")
+            conv_name = next(names, "conv2d_N")
             node = layers.conv(node, conv_name, config.unet_n_filter_base, config.unet_activation)
         node = _pool(node)
     return node
