@@ -182,12 +182,12 @@ def quantize(
 
 def main() -> None:
     """Entry point: errors of the user's become one sentence and exit code 2."""
-    with _sigterm_as_interrupt():
+    with _interruptible():
         try:
             app()
         except MicrotomeError as error:
             _fail(f"error: {error}", USERS_MISTAKE)
-        except KeyboardInterrupt:
+        except Interrupted:
             _fail("interrupted; what is finished is kept: to go on, give the same command again", INTERRUPTED)
 
 
@@ -196,16 +196,21 @@ def _fail(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; typer would swallow a KeyboardInterrupt and say `Aborted.`"""
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    def interrupt(signum: int, frame: object) -> None:
+        raise Interrupted
+
+    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 if __name__ == "__main__":

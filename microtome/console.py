@@ -26,7 +26,8 @@ class _Rate(ProgressColumn):
 class ProgressView:
     """Shows `Progress` records as they come; use it as `on_shard`, in a `with` block."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
         self._stream = stream
         self._bars = (
             Bars(

@@ -27,7 +27,7 @@ from microtome.errors import NoResultHere, ResultNotFinished
 from microtome.keyspace import Folder
 from microtome.nuclei import Nuclei
 from microtome.slides.base import Mpp
-from microtome.store import ResultStore
+from microtome.store import ResultStore, Sink
 
 TABLE = "tables/nuclei.parquet"
 FEATURES = "tables/nuclei.geojson.gz"
@@ -86,7 +86,7 @@ class GeoParquetWriter:
         For `area_um2`; recorded in the file too, under the key `microtome`.
     """
 
-    def __init__(self, file: IO[bytes], mpp: Mpp) -> None:
+    def __init__(self, file: IO[bytes] | Sink, mpp: Mpp) -> None:
         self._mpp = mpp
         ours = {"mpp_y": mpp.y, "mpp_x": mpp.x, "unit": "px of level 0; pixel (0, 0) covers [0, 1) x [0, 1)"}
         schema = SCHEMA.with_metadata({"geo": json.dumps(_GEO), "microtome": json.dumps(ours)})

@@ -51,9 +51,7 @@ class Window:
 
     def grow(self, margin_px: int) -> Self:
         """Larger by `margin_px` on each side; may leave the slide."""
-        return type(self)(
-            self.y0 - margin_px, self.x0 - margin_px, self.y1 + margin_px, self.x1 + margin_px
-        )
+        return type(self)(self.y0 - margin_px, self.x0 - margin_px, self.y1 + margin_px, self.x1 + margin_px)
 
     def shift(self, dy_px: int, dx_px: int) -> Self:
         return type(self)(self.y0 + dy_px, self.x0 + dx_px, self.y1 + dy_px, self.x1 + dx_px)

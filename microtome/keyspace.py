@@ -177,7 +177,10 @@ class Bucket:
             self.files.rm(doomed)
 
     def listing(self, prefix: str) -> dict[str, int]:
-        found = self.files.find(self._path(prefix) + "/", detail=True)
+        try:
+            found = self.files.find(self._path(prefix) + "/", detail=True)
+        except FileNotFoundError:  # no such bucket: `put` will say so
+            return {}
         sizes = {path.removeprefix(f"{self.root}/"): int(found[path]["size"]) for path in sorted(found)}
         return {key: size for key, size in sizes.items() if not key.endswith("/")}
 

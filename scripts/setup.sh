@@ -61,9 +61,12 @@ if ! is_new_enough "$PY"; then
     state=made
 fi
 uv=$(find_uv)
-"$uv" pip install --quiet --python "$PY" --require-hashes -r requirements.lock
+# Byte code at once: compiled at first use instead, the first command would take half a minute longer.
+"$uv" pip install --quiet --python "$PY" --compile-bytecode --require-hashes -r requirements.lock
 # The build tools are in the lock: nothing is fetched that has no hash.
 "$uv" pip install --quiet --python "$PY" --no-deps --no-build-isolation --editable .
+# numba kernels and the network, once: they would take some 20 s of the first run.
+$PY -m microtome.warmup
 fingerprint >"$STAMP"
 version=$($PY -c 'import platform; print(platform.python_version())')
 packages=$("$uv" pip list --quiet --python "$PY" --format=freeze | wc -l)

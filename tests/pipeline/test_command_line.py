@@ -68,12 +68,15 @@ MISTAKES = {
     "one channel": (["grey.tif", "--mpp", "0.25"], "grey.tif"),
     "no such model": (["small.png", "--mpp", "0.25", "--model", "nowhere"], "nowhere"),
     "broken model": (["small.png", "--mpp", "0.25", "--model", "{folder}/model"], "model.json"),
-    "odd shard size": (["small.png", "--mpp", "0.25", "--shard-size", "1000"], "--shard-size is 1000, but must"),
+    "odd shard size": (["small.png", "--mpp", "0.25", "--shard-size", "1000"], "--shard-size is 1000"),
     "no workers": (["small.png", "--mpp", "0.25", "--workers", "0"], "--workers is 0, but must be"),
     "both tissue options": (["small.png", "--tissue", "mask.png", "--no-tissue"], "--tissue"),
     "no such mask": (["small.png", "--mpp", "0.25", "--tissue", "{folder}/mask.png"], "mask.png"),
     "unknown precision": (["small.png", "--precision", "f64"], "f64"),
-    "no such scheduler": (["small.png", "--mpp", "0.25", "--scheduler", "tcp://127.0.0.1:9"], "no Dask scheduler"),
+    "no such scheduler": (
+        ["small.png", "--mpp", "0.25", "--scheduler", "tcp://127.0.0.1:9"],
+        "no Dask scheduler",
+    ),
 }
 
 
@@ -118,7 +121,9 @@ def small_result(scene, tmp_path_factory):
     """A finished result of the small field, made on the command line."""
     folder = tmp_path_factory.mktemp("small")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["microtome", "segment", str(scene / "small.png"), "-o", str(folder), *FAST])
+        patch.setattr(
+            "sys.argv", ["microtome", "segment", str(scene / "small.png"), "-o", str(folder), *FAST]
+        )
         with pytest.raises(SystemExit) as ended:
             cli.main()
     assert ended.value.code in (0, None)

@@ -38,7 +38,7 @@ def test_a_slide_without_tissue_gives_a_valid_empty_result(kind, cluster, tmp_pa
     prepared = prepare(str(path), str(tmp_path), Options(mpp=0.25, precision="f32"))
     summary = finish(prepared, cluster, quietly)
     assert summary.nuclei == 0
-    assert verify_result(prepared.run.store.uri).faults == []
+    assert verify_result(prepared.run.store.uri).faults == ()
 
 
 @pytest.mark.parametrize("kind", EMPTY)
