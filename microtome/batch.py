@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from microtome.cluster import Cluster, ClusterSpec, connect
 from microtome.console import ProgressView
 from microtome.errors import MicrotomeError
 from microtome.options import Options
-from microtome.pipeline import Prepared, State, finish, prepare
+from microtome.pipeline import Prepared, State, finish, is_published, prepare
 from microtome.report.summary import Summary, read_summary, summary_json
 
 DONE, FAILED, USERS_MISTAKE = 0, 1, 2
@@ -33,16 +34,20 @@ class Outcome:
 
 
 class _Shared:
-    """The cluster of a batch, started when the first slide needs it."""
+    """The cluster of a batch: started in the background, while the first plan is made."""
 
     def __init__(self, spec: ClusterSpec, stack: ExitStack) -> None:
         self._spec, self._stack = spec, stack
-        self._cluster: Cluster | None = None
+        self._starter = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="cluster"))
+        self._cluster: Future[Cluster] | None = None
+
+    def begin(self) -> Future[Cluster]:
+        if self._cluster is None:
+            self._cluster = self._starter.submit(self._stack.enter_context, connect(self._spec))
+        return self._cluster
 
     def get(self) -> Cluster:
-        if self._cluster is None:
-            self._cluster = self._stack.enter_context(connect(self._spec))
-        return self._cluster
+        return self.begin().result()
 
 
 def segment_slides(
@@ -75,6 +80,8 @@ def segment_slides(
 def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, overwrite: bool) -> Outcome:
     began = time.perf_counter()
     try:
+        if not is_published(slide, folder):
+            shared.begin()
         prepared = prepare(slide, folder, options, overwrite=overwrite)
         with ProgressView() as view:
             summary = _run(prepared, shared, view)

@@ -39,6 +39,11 @@ def result_uri(slide_uri: str, folder: str) -> str:
     return f"{folder.rstrip('/')}/{stem}{RESULT_SUFFIX}"
 
 
+def is_published(slide_uri: str, folder: str) -> bool:
+    """Whether a finished result lies where the slide's would, of whatever plan."""
+    return ResultStore(result_uri(slide_uri, folder)).is_closed(stages.publish.NAME)
+
+
 def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = False) -> Prepared:
     """Make the plan and claim its place in `folder`.
 

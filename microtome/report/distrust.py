@@ -19,7 +19,7 @@ type Read = Callable[[int, Window], Pixels]
 EDGE_UM = 20.0
 """So near to the edge, the scan cuts nuclei."""
 MOST_AT_EDGE = 0.01
-BLUR_FIELDS = 160
+BLUR_FIELDS = 64
 BLUR_FIELD_PX = 512
 SHARP_FROM = 40.0
 """um**-4. A blur of sigma 0.5 um brings sharp tissue (80 to 700) down to some 25, whether it was
@@ -105,7 +105,10 @@ def sharpness(plan: Plan, pixels: Pixels) -> float | None:
     doi:10.1109/ICPR.2000.903548; the ratio does not depend on the strength of the stain.
     """
     rgb = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
-    stained: Mask = rgb.max(2).astype(np.int16) - rgb.min(2) > 20
+    red, green, blue = cv2.split(rgb)
+    # numpy's maximum over a last axis of three is forty times slower.
+    chroma = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    stained: Mask = np.asarray(chroma) > 20
     if stained.mean() < 0.25:
         return None
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
