@@ -27,6 +27,8 @@ QUICK_SIDES_PX = (512, 1216)
 LAYOUTS = ((1, 1), (2, 1), (1, 2))
 """(processes, threads of each)."""
 ROUNDS = 3
+LONGEST_S = 600
+"""A process that says nothing for so long has died."""
 PX_PER_ROUND = 4_000_000
 """Small tiles are run several times a round."""
 
@@ -80,14 +82,14 @@ def _runs_here(precision: Precision) -> bool:
 
 def _time(precision: Precision, side_px: int, processes: int, threads: int) -> tuple[NetworkTiming, float]:
     context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(processes), context.SimpleQueue()
+    barrier, answers = context.Barrier(processes), context.Queue()
     workers = [
         context.Process(target=_work, args=(precision, side_px, threads, barrier, answers))
         for _ in range(processes)
     ]
     for worker in workers:
         worker.start()
-    replies = [answers.get() for _ in workers]
+    replies = [answers.get(timeout=LONGEST_S) for _ in workers]
     for worker in workers:
         worker.join()
     sums = {reply[0] for reply in replies}
@@ -114,7 +116,7 @@ def _work(
     side_px: int,
     threads: int,
     barrier: Barrier,
-    answers: "multiprocessing.queues.SimpleQueue[tuple[float, list[float], float, int]]",
+    answers: "multiprocessing.queues.Queue[tuple[float, list[float], float, int]]",
 ) -> None:
     tile = np.random.default_rng(0).integers(90, 256, (side_px, side_px, 3), dtype=np.uint8)
     began = time.perf_counter()
