@@ -1,0 +1,80 @@
+"""Conversion alone: decode, lossless level 0, all levels; against the tools that people use for it."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from microtome.cluster import Cluster, ClusterSpec, connect
+from microtome.options import Options, PixelsOption
+from microtome.pipeline import prepare
+from microtome.stages import chunk
+from tests.bench.figures import Bench, Figure, Skipped, figure
+from tests.bench.made_slides import MadeSlide, make_slide, pieces_of
+from tests.bench.peers import call, environment
+
+PYTHON = "3.12"
+PEERS = {
+    "ngff-zarr": ("ngff-zarr==0.50.0", "dask[array]", "imagecodecs", "tifffile"),
+    "ome-zarr": ("ome-zarr==0.21.0", "imagecodecs", "tifffile"),
+    "vips": ("pyvips[binary]",),
+}
+GOALS: dict[PixelsOption, str] = {"lossless": ">= 120", "source": ">= 1,000"}
+SIDE_PX, QUICK_SIDE_PX = 16_384, 8192
+MOST_COPIED = 0.5
+"""JPEG tiles copied unchanged are smaller than this share of the lossless bytes."""
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    """Half tissue, half glass. Ours on a cluster that is up, theirs after their imports; interleaved."""
+    made = make_slide(
+        bench.work / "half.tif",
+        pieces_of(bench.slide),
+        side_px=QUICK_SIDE_PX if bench.quick else SIDE_PX,
+        tissue_share=0.5,
+    )
+    pythons = dict(_environments(bench))
+    rates: dict[str, list[float]] = {}
+    with connect(ClusterSpec()) as cluster:
+        lossless_bytes = _ours(bench, made, cluster, "lossless")[1]  # workers are warm from here on
+        for _ in range(bench.rounds):
+            for pixels in GOALS:
+                rate, written = _ours(bench, made, cluster, pixels)
+                if pixels == "lossless" or written < MOST_COPIED * lossless_bytes:
+                    rates.setdefault(f"ours, {pixels}", []).append(rate)
+            for tool, python in list(pythons.items()):
+                try:
+                    rates.setdefault(tool, []).append(_theirs(bench, made, tool, python))
+                except Skipped as reason:
+                    print(f"{'conversion':<11} {tool} skipped: {reason}")
+                    del pythons[tool], rates[tool]
+    goals = {f"ours, {pixels}": goal for pixels, goal in GOALS.items()}
+    for name, values in rates.items():
+        yield figure("conversion", f"{name}: level 0 and those below", "MP/s", values, goals.get(name, ""))
+
+
+def _environments(bench: Bench) -> Iterator[tuple[str, Path]]:
+    for tool, packages in PEERS.items():
+        try:
+            yield tool, environment(bench.cache / tool, PYTHON, packages)
+        except Skipped as reason:
+            print(f"{'conversion':<11} {tool} skipped: {reason}")
+
+
+def _ours(bench: Bench, made: MadeSlide, cluster: Cluster, pixels: PixelsOption) -> tuple[float, int]:
+    """MP/s of the stage `chunk` (levels 0 to 3, 99.97 % of the pixels), and bytes written."""
+    run = prepare(str(made.path), str(bench.work / "ours"), Options(pixels=pixels), overwrite=True).run
+    began = time.perf_counter()
+    report = chunk.run(run, cluster, lambda _: None)
+    return made.side_px**2 / 1e6 / (time.perf_counter() - began), report.bytes_written
+
+
+def _theirs(bench: Bench, made: MadeSlide, tool: str, python: Path) -> float:
+    """MP/s, everything counted but imports."""
+    out = bench.work / f"{tool}.{'tif' if tool == 'vips' else 'zarr'}"
+    seconds = call(python, "convert_run.py", tool, str(made.path), str(out))[0]
+    if out.is_dir():
+        shutil.rmtree(out)
+    else:
+        out.unlink()
+    return made.side_px**2 / 1e6 / seconds

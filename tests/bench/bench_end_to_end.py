@@ -1,0 +1,122 @@
+"""A slide from the command line to its published result: by precision, and at ordinary density."""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from microtome.arrays import Ints
+from microtome.cpu import cores, machine_record, runs
+from microtome.model import Precision
+from tests.bench.command import SegmentRun, same_nuclei, segment
+from tests.bench.figures import Bench, Figure, figure
+from tests.bench.made_slides import PIECE_PX, Piece, make_slide, pieces_of
+
+ORDINARY_PX = 40_960
+ORDINARY_PER_MP = (200, 400)
+GOALS = {
+    Precision.INT8: ">= 4.5 (without AMX)",
+    Precision.BF16: ">= 8 (AMX)",
+    Precision.F32: "",
+}
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    """The shared slide by precision, rounds interleaved."""
+    able = precisions()
+    found: dict[Precision, list[SegmentRun]] = {precision: [] for precision in able}
+    for _, precision in product(range(bench.rounds), able):
+        found[precision].append(segment(bench.slide, bench.work / "end", "--precision", precision))
+    for precision in able:
+        yield from of_runs(f"TCGA {precision}", found[precision])
+    if Precision.INT8 in able:
+        ratios = [f.wall_s / i.wall_s for f, i in zip(found[able[0]], found[Precision.INT8], strict=True)]
+        yield figure(
+            f"TCGA {able[0]}", f"time against int8 ({able[0]} / int8)", "x", ratios, ">= 2.2 (>= 1.25 AMX)"
+        )
+
+
+def precisions() -> tuple[Precision, ...]:
+    """Those worth measuring here: bf16 is a fast one with AMX alone."""
+    here = machine_record().instruction_set
+    first = Precision.BF16 if here.name == "AMX" else Precision.F32
+    return tuple(dict.fromkeys(p for p in (first, Precision.F32, Precision.INT8) if runs(p, here)))
+
+
+def ordinary(bench: Bench) -> Iterator[Figure]:
+    """A slide of 1.7 gigapixels whose tissue has as many nuclei as most tissues have."""
+    pieces = ordinary_pieces(bench)
+    made = make_slide(bench.work / "ordinary.tif", pieces, side_px=ORDINARY_PX, seed=3)
+    options: list[tuple[str, ...]] = [("--pixels", "lossless")]
+    for chosen in options:
+        rounds = [segment(made.path, bench.work / "end", *chosen) for _ in range(bench.rounds)]
+        precision = rounds[0].plan.model.precision
+        yield from of_runs(f"ordinary {precision}", rounds, GOALS[precision])
+        share = [(run.wall_s - run.stages_s) / run.wall_s * 100 for run in rounds]
+        yield figure(
+            f"ordinary {precision}", "start-up, Dask and what is between shards", "% of wall", share, "<= 4"
+        )
+
+
+def ordinary_pieces(bench: Bench) -> list[Piece]:
+    """The fields of the shared slide with 200 to 400 nuclei per MP."""
+    run = segment(bench.slide, bench.work / "density")
+    table = bench.work / "density" / f"{bench.slide.stem}.ome.zarr" / "tables" / "nuclei.parquet"
+    return pieces_of(bench.slide, _nuclei_a_piece(table, run), ORDINARY_PER_MP)
+
+
+def _nuclei_a_piece(table: object, run: SegmentRun) -> Ints:
+    shape = -(-run.plan.height_px // PIECE_PX), -(-run.plan.width_px // PIECE_PX)
+    columns = pq.read_table(table, columns=["centre_y_px", "centre_x_px"])
+    cells = [np.asarray(columns[name]) // PIECE_PX for name in columns.column_names]
+    counts = np.zeros(shape, np.int64)
+    np.add.at(counts, (cells[0].astype(int), cells[1].astype(int)), 1)
+    return counts
+
+
+def of_runs(part: str, rounds: list[SegmentRun], goal: str = "") -> Iterator[Figure]:
+    """Everything that runs of one slide and precision say."""
+    nuclei, mp = same_nuclei(rounds), rounds[0].tissue_mp
+
+    def row(what: str, unit: str, value: Callable[[SegmentRun], float], goal: str = "") -> Figure:
+        return figure(part, what, unit, [value(run) for run in rounds], goal)
+
+    yield row("wall time, from the command's call to its end", "s", lambda run: run.wall_s)
+    yield row("tissue, start-up counted", "MP/s", lambda run: mp / run.wall_s, goal)
+    yield row("tissue, stages alone", "MP/s", lambda run: mp / run.stages_s)
+    yield row("tissue, stages alone, by their CPU time", "MP/core s", lambda run: mp / run.cpu_s)
+    yield row("tissue, start-up counted", "mm2/s", lambda run: run.plan.tissue_mm2 / run.wall_s)
+    yield row("nuclei", "1/s", lambda run: nuclei / run.wall_s)
+    yield row("nuclei", "per MP", lambda run: nuclei / mp)
+    yield row("call to first tile", "s", lambda run: run.first_tile_s, "<= 10")
+    yield row("network px per tissue px", "", lambda run: run.network_px_per_tissue_px, "<= 1.35")
+    yield row(
+        "the network runs on a core or more, at least", "% of wall", lambda r: 100 * r.network_share, ">= 75"
+    )
+    yield row("suppression", "% of cores", _suppression, "<= 15")
+    yield row("written", "MB", lambda run: run.bytes_written / 1e6)
+    yield row("peak memory of a worker", "MB", lambda run: run.worker_peak_bytes / 1e6, "<= 2,000")
+    yield row(
+        "peak memory of the client with the scheduler",
+        "MB",
+        lambda run: run.client_peak_bytes / 1e6,
+        "<= 500",
+    )
+    for stage in rounds[0].summary["stages"]:
+        yield from _stage_rows(part, stage["stage"], rounds)
+
+
+def _suppression(run: SegmentRun) -> float:
+    spent = sum(report.parts_s.get("suppress", 0.0) for report in run.shard_reports)
+    return 100 * spent / (cores() * run.wall_s)
+
+
+def _stage_rows(part: str, name: str, rounds: list[SegmentRun]) -> Iterator[Figure]:
+    stages = [next(s for s in run.summary["stages"] if s["stage"] == name) for run in rounds]
+    yield figure(part, f"{name}: busy", "s", [stage["wall_s"] for stage in stages])
+    yield figure(part, f"{name}: CPU", "core s", [stage["cpu_s"] for stage in stages])
+    for kind in stages[0]["parts_s"]:
+        yield figure(
+            part, f"{name}: {kind}", "s, all workers", [stage["parts_s"].get(kind, 0.0) for stage in stages]
+        )

@@ -1,0 +1,75 @@
+"""Against the official StarDist: same weights, same tissue, which it gets as float32 in memory."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from microtome.cpu import InstructionSet, this_instruction_set
+from microtome.grid import Window
+from microtome.slides import open_slide
+from tests.bench.bench_end_to_end import precisions
+from tests.bench.command import SegmentRun, same_nuclei, segment
+from tests.bench.figures import Bench, Figure, figure
+from tests.bench.made_slides import make_slide, pieces_of
+from tests.bench.peers import call, environment
+
+PACKAGES = ("stardist==0.9.2", "tensorflow-cpu==2.21.0")
+PYTHON = "3.11"
+SIDE_PX, QUICK_SIDE_PX = 8192, 4096
+MOST_DIFFERENT = 0.05
+"""Numbers of nuclei agree within this, or something else than the speed differs."""
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    """Ours from the command's call to its end, theirs without start and reading; rounds interleaved."""
+    python = environment(bench.cache / "official", PYTHON, PACKAGES)
+    side_px = QUICK_SIDE_PX if bench.quick else SIDE_PX
+    made = make_slide(bench.work / "tissue.tif", pieces_of(bench.slide), side_px=side_px, tissue_share=1.0)
+    array = bench.work / "tissue.npy"
+    with open_slide(str(made.path)) as slide:
+        np.save(array, slide.read(0, Window(0, 0, side_px, side_px)).transpose(1, 2, 0))
+    theirs: dict[str, list[list[float]]] = {"f32": []}
+    if this_instruction_set() is InstructionSet.AMX:
+        theirs["bf16"] = []
+    ours: dict[str, list[SegmentRun]] = {precision: [] for precision in precisions()}
+    for _ in range(bench.rounds):
+        for option, taken in theirs.items():
+            taken.append(_official(python, bench, array, option))
+        for precision, runs in ours.items():
+            runs.append(segment(made.path, bench.work / "ours", "--precision", precision, "--no-tissue"))
+    mp = side_px**2 / 1e6
+    for option, taken in theirs.items():
+        yield figure(
+            "official", f"official StarDist, {option}: tissue", "MP/s", [mp / row[0] for row in taken]
+        )
+    for precision, runs in ours.items():
+        yield figure("official", f"ours, {precision}: tissue", "MP/s", [mp / run.wall_s for run in runs])
+    for (option, taken), (precision, runs) in product(theirs.items(), ours.items()):
+        ratio = [row[0] / run.wall_s for row, run in zip(taken, runs, strict=True)]
+        what = f"ours, {precision}, against its {option}"
+        yield figure("official", what, "x", ratio, _goal(option, precision))
+        stages = [row[0] / run.stages_s for row, run in zip(taken, runs, strict=True)]
+        yield figure("official", f"{what}, our start-up not counted", "x", stages)
+        nuclei = same_nuclei(runs)
+        yield figure("official", f"{what}: nuclei", "x", [nuclei / row[1] for row in taken])
+        _check(nuclei, taken[0][1])
+
+
+def _official(python: Path, bench: Bench, array: Path, option: str) -> list[float]:
+    return call(python, "official_run.py", str(bench.data / "models"), str(array), option)
+
+
+def _goal(option: str, precision: str) -> str:
+    with_amx = this_instruction_set() is InstructionSet.AMX
+    if precision == "f32" and option == "f32":
+        return ">= 2"
+    if option == "bf16":
+        return ">= 4" if precision == "bf16" else ""
+    return ">= 8" if with_amx else ">= 5"
+
+
+def _check(ours: int, theirs: float) -> None:
+    if abs(ours - theirs) > MOST_DIFFERENT * theirs:
+        raise RuntimeError(f"we find {ours} nuclei where the official package finds {theirs:.0f}")
