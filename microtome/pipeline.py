@@ -11,9 +11,9 @@ from microtome.plan import Plan, make_plan
 from microtome.report.summary import Summary, read_summary
 from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
-from microtome.store import ResultStore
+from microtome.store import ResultStore, is_published, result_uri
 
-RESULT_SUFFIX = ".ome.zarr"
+__all__ = ["Prepared", "State", "abandon", "finish", "is_published", "prepare", "result_uri"]
 
 
 class State(StrEnum):
@@ -30,18 +30,6 @@ class Prepared:
 
     run: Run
     state: State
-
-
-def result_uri(slide_uri: str, folder: str) -> str:
-    """`FOLDER/NAME.ome.zarr` for a slide called `NAME.svs`."""
-    name = slide_uri.rstrip("/").rsplit("/", 1)[-1]
-    stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
-    return f"{folder.rstrip('/')}/{stem}{RESULT_SUFFIX}"
-
-
-def is_published(slide_uri: str, folder: str) -> bool:
-    """Whether a finished result lies where the slide's would, of whatever plan."""
-    return ResultStore(result_uri(slide_uri, folder)).is_closed(stages.publish.NAME)
 
 
 def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = False) -> Prepared:

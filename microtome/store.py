@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from zarr import Array
     from zarr.abc.store import Store
 
+RESULT_SUFFIX = ".ome.zarr"
+PUBLISHED = "publish"
+"""The stage whose mark says that a result is finished."""
 MANIFEST = "manifest"
 READERS = 16
 """Records that are read at once; they are small, so this hides the latency of S3."""
@@ -204,6 +207,18 @@ class ResultStore:
         with ThreadPoolExecutor(READERS) as pool:
             listings = pool.map(self.sizes, sorted(folders))
             return {key: size for listing in listings for key, size in listing.items()}
+
+
+def result_uri(slide_uri: str, folder: str) -> str:
+    """`FOLDER/NAME.ome.zarr` for a slide called `NAME.svs`."""
+    name = slide_uri.rstrip("/").rsplit("/", 1)[-1]
+    stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
+    return f"{folder.rstrip('/')}/{stem}{RESULT_SUFFIX}"
+
+
+def is_published(slide_uri: str, folder: str) -> bool:
+    """Whether a finished result lies where the slide's would, of whatever plan."""
+    return ResultStore(result_uri(slide_uri, folder)).is_closed(PUBLISHED)
 
 
 def open_array(store: "Store", spec: ArraySpec) -> "Array[Any]":

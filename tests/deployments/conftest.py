@@ -1,0 +1,95 @@
+"""A real S3 server, the intake on a real socket, and a stand-in for Prefect's /events."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import uvicorn
+
+from deployments.intake import intake
+from deployments.settings import Settings
+from microtome.inbox import Inbox, _s3
+from tests.s3 import S3Server, find_versitygw
+
+TOKEN = "a token of the tests"
+
+
+@pytest.fixture
+def s3(shared_data, tmp_path, monkeypatch):
+    """A server with a bucket `slides`; its address and keys are in the environment."""
+    import s3fs
+
+    with S3Server(find_versitygw(shared_data), tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        _s3.cache_clear()
+        server.make_bucket("slides")
+        yield server
+        s3fs.S3FileSystem.clear_instance_cache()
+        _s3.cache_clear()
+
+
+class PrefectStandIn:
+    """Takes events as Prefect's API does, and says what it is told to."""
+
+    def __init__(self):
+        self.events, self.status = [], 204
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if stand_in.status == 204:
+                    stand_in.events += json.loads(body)
+                self.send_response(stand_in.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def prefect():
+    stand_in = PrefectStandIn()
+    yield stand_in
+    stand_in.stop()
+
+
+@contextmanager
+def serving(settings):
+    """The intake on a free port: its address."""
+    server = uvicorn.Server(uvicorn.Config(intake(settings), port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def settings_for(prefect):
+    def make(*sources, output="/results", **more):
+        return Settings(
+            inbox=Inbox(sources=sources, output=output), token=TOKEN, prefect_url=prefect.url, **more
+        )
+
+    return make
