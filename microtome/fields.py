@@ -8,7 +8,8 @@ import numpy as np
 from microtome.cpu import choose_precision, machine_record
 from microtome.errors import NoResolution, OptionError
 from microtome.grid import Scale, Window
-from microtome.model import ModelCard, Network, Precision, find_model, load_model, read_card
+from microtome.model import ModelCard, Precision, find_model, read_card
+from microtome.network import Network, load_model
 from microtome.nuclei import Nuclei
 from microtome.plan import scale_for
 from microtome.seams import own_nuclei

@@ -22,14 +22,13 @@ from microtome.model import (
     Accuracy,
     Ir,
     ModelCard,
-    Network,
     Normalisation,
     Precision,
     ir_digest,
-    load_model,
     read_card,
     write_card,
 )
+from microtome.network import Network, load_model
 from microtome.polygons import paint
 from microtome.stardist import decode, outlines, suppress
 

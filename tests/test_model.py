@@ -11,17 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from microtome import model
+from microtome import network as network_room
 from microtome.errors import BadModel, ModelNotFound, OptionError, PrecisionMissing
 from microtome.grid import Window
-from microtome.model import (
-    Network,
-    Precision,
-    default_model,
-    find_model,
-    ir_digest,
-    load_model,
-    read_card,
-)
+from microtome.model import Precision, default_model, find_model, ir_digest, read_card
+from microtome.network import Network, load_model
 from microtome.slides import open_slide
 
 HALO_PX, GRID_PX = 96, 2
@@ -80,15 +74,30 @@ def test_a_pixel_has_the_same_bits_in_any_tile(
         np.testing.assert_array_equal(tile_dist[there], dist[here])
 
 
+@pytest.mark.parametrize("shape", [(320, 320), (304, 512), (640, 272)])
+def test_a_trimmed_tile_has_the_bits_of_the_whole_one_in_its_core(
+    network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int]
+) -> None:
+    tile = np.ascontiguousarray(tissue[: shape[0], : shape[1]])
+    prob, dist = (array.copy() for array in network.run(tile))
+    trimmed_prob, trimmed_dist = network.run(tile, trimmed=True)
+    assert network.trimmed_px == 88
+    cells = network.trimmed_px // 2
+    assert trimmed_prob.shape == (shape[0] // 2 - 2 * cells, shape[1] // 2 - 2 * cells)
+    whole, trimmed = slice(48, -48), slice(48 - cells, cells - 48)
+    np.testing.assert_array_equal(trimmed_prob[trimmed, trimmed], prob[whole, whole])
+    np.testing.assert_array_equal(trimmed_dist[trimmed, trimmed], dist[whole, whole])
+
+
 def test_a_network_for_one_shape_gives_the_bits_of_the_network_for_any(
     tissue: npt.NDArray[np.uint8],
 ) -> None:
     network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
     tile = np.ascontiguousarray(tissue[:320, :320])
     first = [array.copy() for array in network.run(tile)]
-    for _ in range(model.FIXED_AFTER):
+    for _ in range(network_room.FIXED_AFTER):
         last = network.run(tile)
-    assert (320, 320) in network._fixed
+    assert ((320, 320), False) in network._fixed
     for before, after in zip(first, last, strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -96,13 +105,13 @@ def test_a_network_for_one_shape_gives_the_bits_of_the_network_for_any(
 def test_networks_for_single_shapes_stay_within_their_memory(
     monkeypatch: pytest.MonkeyPatch, tissue: npt.NDArray[np.uint8]
 ) -> None:
-    monkeypatch.setattr(model, "FIXED_BYTES", 105 * (256 * 256 + 64 * 64))
+    monkeypatch.setattr(network_room, "FIXED_BYTES", 105 * (256 * 256 + 64 * 64))
     network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
 
     def run(side: int, times: int) -> set[tuple[int, int]]:
         for _ in range(times):
             network.run(np.ascontiguousarray(tissue[:side, :side]))
-        return set(network._fixed)
+        return {shape for shape, _ in network._fixed if shape is not None}
 
     assert run(64, 3) == {(64, 64)}
     assert run(256, 3) == {(64, 64), (256, 256)}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from microtome.errors import BadModel, ModelNotFound, OptionError, UnsupportedModel
-from microtome.model import Normalisation, Precision, default_model, load_model, read_card
+from microtome.model import Normalisation, Precision, default_model, read_card
+from microtome.network import load_model
 from microtome.stardist_import import About, import_stardist, parse_percentiles
 
 ABOUT = About(name="trial", mpp=0.25, normalisation=Normalisation(low_percentile=None, high_percentile=99.8))

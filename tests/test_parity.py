@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from microtome.grid import Scale, Window
-from microtome.model import Precision, default_model, load_model, read_card
+from microtome.model import Precision, default_model, read_card
+from microtome.network import load_model
 from microtome.polygons import paint
 from microtome.slides import open_slide
 from microtome.stardist import Candidates, decode, outlines, suppress
@@ -52,9 +53,7 @@ def test_the_nuclei_of_a_field_are_those_of_the_official_package(official, tcga_
         pixels = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0))
     folder = default_model()
     card = read_card(folder)
-    network = load_model(
-        folder, precision=Precision.F32, tile_shape=(field.height, field.width), threads=2, limits=(0, 255)
-    )
+    network = load_model(folder, precision=Precision.F32, threads=2, limits=(0.0, 255.0))
     prob, dist = network.run(pixels)
     candidates = decode(
         prob,

@@ -44,7 +44,10 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
     for core, around, pixels, read_s in _tiles(run, shard, tally):
         began = time.perf_counter()
         with tally.timed("network"):
-            prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+            trimmed = run.has_halo(core)
+            prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)), trimmed=trimmed)
+            if trimmed:
+                around = around.grow(-network.trimmed_px)
         with tally.timed("decode"):
             candidates = decode(
                 prob,
@@ -57,7 +60,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
             )
             found.append(_on_tissue(run, candidates))
         tally.tiles += 1
-        tally.pixels += around.area_px
+        tally.pixels += pixels[0].size
         tally.tile_s.append(read_s + time.perf_counter() - began)
     candidates = Candidates.concatenate(found) if found else Candidates.empty()
     tally.candidates = len(candidates)
@@ -71,7 +74,8 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
 
 def _tiles(run: Run, shard: Shard, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
     """(core, input window, its pixels, seconds of reading them); one tile is read ahead."""
-    cores = run.cores(shard)
+    # Tiles at the slide's edge last: they need another network than the rest.
+    cores = sorted(run.cores(shard), key=lambda core: not run.has_halo(core))
 
     def read(core: Window) -> tuple[Window, Window, Pixels, float]:
         began = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy as np
 from microtome.arrays import Mask
 from microtome.errors import NoResultHere
 from microtome.grid import Shard, Window
-from microtome.model import Network, load_model
+from microtome.network import Network, load_model
 from microtome.plan import Plan
 from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.store import ResultStore
@@ -75,6 +75,10 @@ class Run:
         """The cores of a shard's tiles, network px: they hold all of its tissue."""
         window = self.network_window(shard)
         return self.tiling.cores(window, self._occupied(window))
+
+    def has_halo(self, core: Window) -> bool:
+        """Whether the core's halo is whole: the slide's edge does not cut it."""
+        return self.tiling.input_of(core) == core.grow(self.plan.halo_px)
 
     def _occupied(self, window: Window) -> Mask:
         """Which cells of `tiling.CELL_PX` of a window (network px) have tissue: (rows, cols) bool."""

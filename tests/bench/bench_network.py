@@ -20,7 +20,8 @@ from statistics import median
 import numpy as np
 
 from microtome.cpu import cores, machine_record, runs
-from microtome.model import FIXED_AFTER, Precision, default_model, load_model, read_card
+from microtome.model import Precision, default_model, read_card
+from microtome.network import FIXED_AFTER, load_model
 
 SIDES_PX = (512, 1024, 1216, 1568, 2048, 2240)
 QUICK_SIDES_PX = (512, 1216)
