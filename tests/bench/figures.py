@@ -77,7 +77,7 @@ def write_json(folder: Path, machine: Machine, rows: Sequence[Figure], skipped: 
     """Everything in one file, named by date and CPU kind."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = machine.instruction_set.name.lower().replace("_", "-")
-    path = folder / f"{time.strftime('%Y-%m-%d-%H%M')}-{kind}-{machine.cores}-cores.json"
+    path = folder / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{kind}-{machine.cores}-cores.json"
     figures = [{**asdict(row), "median": row.median} for row in rows]
     path.write_text(
         json.dumps({"machine": asdict(machine), "skipped": skipped, "figures": figures}, indent=1)
