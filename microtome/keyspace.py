@@ -159,6 +159,8 @@ class Bucket:
             file.close()
         except BaseException:
             file.discard()
+            # Or its destructor flushes the buffer that was discarded (fsspec 2026.9).
+            file.closed = True
             raise
         file.commit()
 

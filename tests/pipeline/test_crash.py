@@ -69,7 +69,8 @@ def test_a_killed_worker_costs_its_shard_and_changes_no_byte(field, undisturbed,
     os.kill(int(victim.rpartition(":")[2]), signal.SIGKILL)
     assert run.wait(PATIENCE_S) == 0
     after = finished(store, "infer")
-    assert {shard: after[shard] for shard in before} == before, "shards that were done ran again"
+    # One that was recorded, but that the scheduler had not heard of, may run again: no more.
+    assert sum(after[shard] != before[shard] for shard in before) <= 1
     assert len(after) == 9 > len(before)
     assert digests(store) == digests(undisturbed)
 
