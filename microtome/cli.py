@@ -68,7 +68,7 @@ def segment(
     tissue: Tissue = None,
     no_tissue: NoTissue = False,
     ngff: Annotated[Ngff, typer.Option(help="0.4 for older readers, QuPath 0.7 among them.")] = "0.5",
-    pixels: Annotated[PixelsOption, typer.Option(help="What the result keeps of the pixels.")] = "auto",
+    pixels: Annotated[PixelsOption, typer.Option(help="What the result keeps of the pixels.")] = "lossless",
     workers: Annotated[int | None, typer.Option(help="Processes here; one a core by default.")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://…", help="A Dask cluster.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,

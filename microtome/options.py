@@ -7,7 +7,7 @@ from microtome.errors import OptionError
 
 PrecisionOption = Literal["auto", "f32", "bf16", "int8"]
 Ngff = Literal["0.5", "0.4"]
-PixelsOption = Literal["auto", "lossless", "source", "none"]
+PixelsOption = Literal["lossless", "none"]
 BadTileOption = Literal["fail", "blank"]
 
 SHARD_STEP_PX = 512
@@ -28,7 +28,7 @@ class Options:
     no_tissue: bool = False
     """Look for nuclei everywhere."""
     ngff: Ngff = "0.5"
-    pixels: PixelsOption = "auto"
+    pixels: PixelsOption = "lossless"
     """What the result holds of the slide's pixels."""
     shard_px: int | None = None
     """Side of a shard, level-0 px; by the size of the slide when None."""
@@ -38,7 +38,7 @@ class Options:
         choices: dict[str, tuple[object, tuple[object, ...]]] = {
             "--precision": (self.precision, ("auto", "f32", "bf16", "int8")),
             "--ngff": (self.ngff, ("0.5", "0.4")),
-            "--pixels": (self.pixels, ("auto", "lossless", "source", "none")),
+            "--pixels": (self.pixels, ("lossless", "none")),
             "--on-bad-tile": (self.on_bad_tile, ("fail", "blank")),
         }
         for option, (value, allowed) in choices.items():

@@ -7,7 +7,7 @@ import hashlib
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -21,7 +21,7 @@ from microtome.options import Options
 from microtome.pyramid import levels_of
 from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.slides.base import Level, Mpp
-from microtome.stain import check_brightfield, find_limits
+from microtome.stain import StainLimits, check_brightfield, find_limits
 from microtome.tiling import Tiling
 from microtome.tissue import find_tissue
 from microtome.tissue_file import read_tissue
@@ -104,7 +104,7 @@ class Plan:
     """Context that the network sees around a core, network px."""
     align_px: int
     ngff: Literal["0.5", "0.4"]
-    pixels: Literal["lossless", "source", "none"]
+    pixels: Literal["lossless", "none"]
     levels: int
     """Levels of the result's pyramid, level 0 included."""
 
@@ -203,10 +203,8 @@ def make_plan(uri: str, options: Options) -> Plan:
     MicrotomeError
         If the slide, the model or an option is not fit for a run; nothing was written.
     """
-    folder = find_model(options.model)
+    folder = find_model(options.model).absolute()
     card = read_card(folder)
-    requested = None if options.precision == "auto" else Precision(options.precision)
-    precision, why = choose_precision(card, requested, machine_record().instruction_set)
     with open_slide(uri, on_bad_tile=OnBadTile.BLANK) as slide:
         check_brightfield(slide)
         mpp, mpp_source = _resolution(slide, options.mpp)
@@ -215,11 +213,12 @@ def make_plan(uri: str, options: Options) -> Plan:
             slide, tissue, card.normalisation.low_percentile, card.normalisation.high_percentile
         )
         shard_px = options.shard_px or _shard_px(slide)
+        model = _model_record(card, folder, options, limits)
         return Plan(
             version=microtome.__version__,
             slide=SlideRecord(
                 name=PurePosixPath(uri.rstrip("/")).name,
-                uri=slide.uri,
+                uri=slide.uri if "://" in slide.uri else str(Path(slide.uri).absolute()),
                 identity=slide.identity,
                 format=slide.format,
                 reader=slide.reader,
@@ -228,20 +227,7 @@ def make_plan(uri: str, options: Options) -> Plan:
                 mpp_source=mpp_source,
                 on_bad_tile=options.on_bad_tile,
             ),
-            model=ModelRecord(
-                name=card.name,
-                version=card.version,
-                uri=str(folder),
-                digest=card.digest(precision),
-                precision=precision,
-                why_precision=why,
-                mpp=card.mpp,
-                prob_threshold=card.prob_threshold,
-                nms_threshold=card.nms_threshold,
-                grid=card.grid,
-                low=limits.low,
-                high=limits.high,
-            ),
+            model=model,
             tissue=TissueRecord(
                 source=tissue_source,
                 cell_px=tissue.cell_px,
@@ -250,13 +236,32 @@ def make_plan(uri: str, options: Options) -> Plan:
             ),
             scale=scale_for(slide.uri, mpp, card, shard_px),
             shard_px=shard_px,
-            core_px=CORE_PX[precision],
+            core_px=CORE_PX[model.precision],
             halo_px=card.halo_px,
             align_px=card.align_px,
             ngff=options.ngff,
-            pixels="lossless" if options.pixels == "auto" else options.pixels,
+            pixels=options.pixels,
             levels=levels_of(slide.levels[0].height_px, slide.levels[0].width_px),
         )
+
+
+def _model_record(card: ModelCard, folder: Path, options: Options, limits: StainLimits) -> ModelRecord:
+    requested = None if options.precision == "auto" else Precision(options.precision)
+    precision, why = choose_precision(card, requested, machine_record().instruction_set)
+    return ModelRecord(
+        name=card.name,
+        version=card.version,
+        uri=str(folder),
+        digest=card.digest(precision),
+        precision=precision,
+        why_precision=why,
+        mpp=card.mpp,
+        prob_threshold=card.prob_threshold,
+        nms_threshold=card.nms_threshold,
+        grid=card.grid,
+        low=limits.low,
+        high=limits.high,
+    )
 
 
 def scale_for(uri: str, mpp: Mpp, card: ModelCard, shard_px: int) -> Scale:
