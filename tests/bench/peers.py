@@ -41,7 +41,7 @@ def call(python: Path, script: str, *arguments: str) -> list[float]:
     command = [str(python), str(Path(__file__).with_name(script)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **QUIET}, check=False)
     if done.returncode != 0:
-        raise Skipped(f"{script} {' '.join(arguments)}: {_last_line(done.stderr)}")
+        raise Skipped(f"{script}: {_last_line(done.stderr)}")
     return [float(word) for word in done.stdout.strip().splitlines()[-1].split()]
 
 
