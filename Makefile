@@ -1,6 +1,6 @@
 # `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up view test lint format bench bench-quick lock clean
+.PHONY: help setup demo up down view test lint format bench bench-quick lock clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -13,8 +13,11 @@ setup:  ## .venv with the locked versions of everything
 demo: setup  ## the main job on a drawn slide, or on your own: make demo SLIDE=path
 	@$(BIN)/python scripts/demo.py $(if $(SLIDE),--slide "$(SLIDE)") $(ARGS)
 
-up: setup  ## Prefect's pages, with the runs of make demo
-	@mkdir -p .state/prefect && PREFECT_HOME="$(CURDIR)/.state/prefect" $(BIN)/prefect server start
+up: setup  ## Prefect's pages, and all that turns slides in .state/slides into results (docs/small-lab.md)
+	@$(BIN)/python -m deployments.lab up
+
+down:  ## stops what make up has started
+	@$(BIN)/python -m deployments.lab down
 
 view: setup  ## results in a browser: serves the folder demo/ on this machine only (make view DIR=path)
 	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo)

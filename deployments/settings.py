@@ -47,7 +47,7 @@ class Settings:
             If one is missing or cannot be.
         """
         token = environ.get("MICROTOME_INTAKE_TOKEN", "")
-        if file := environ.get("MICROTOME_INTAKE_TOKEN_FILE"):
+        if not token and (file := environ.get("MICROTOME_INTAKE_TOKEN_FILE")):
             token = Path(file).read_text().strip()
         return cls(
             inbox=Inbox.of(environ),

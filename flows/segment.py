@@ -1,5 +1,6 @@
 """One slide, from file to published result: the recipe, as people see it in Prefect."""
 
+import os
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -8,11 +9,13 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from microtome import stages
+from microtome.claim import claimed
 from microtome.cluster import ClusterSpec, connect
-from microtome.errors import MicrotomeError, SlideDamaged
+from microtome.errors import MicrotomeError, SlideDamaged, SlideReplaced
+from microtome.inbox import look
 from microtome.model import find_model, read_card
 from microtome.options import Options
-from microtome.pipeline import State, abandon, prepare
+from microtome.pipeline import State, abandon, prepare, result_uri
 from microtome.report.summary import Summary, read_summary
 from tasks.chunk import chunk
 from tasks.engine import StageTask
@@ -47,6 +50,7 @@ def segment_slide(
     on_bad_tile: Literal["fail", "blank"] = "fail",
     scheduler: str | None = None,
     overwrite: bool = False,
+    version: str | None = None,
 ) -> Summary:
     """Find every nucleus of a slide and publish NAME.ome.zarr.
 
@@ -59,26 +63,34 @@ def segment_slide(
         mpp: um/px of the finest level, where the file is silent or wrong.
         precision: What the network computes in; auto takes the fastest on the machine that plans.
         on_bad_tile: Tiles that cannot be decoded: stop (fail), or take them as glass (blank).
-        scheduler: Address of a Dask scheduler, tcp://host:8786; left out, a cluster on this machine.
+        scheduler: Address of a Dask scheduler, tcp://host:8786; left out, the one of the installation
+            (MICROTOME_SCHEDULER), or a cluster on this machine.
         overwrite: Replace a result that is there.
+        version: Which version of the slide is meant; filled in by uploads, leave it empty.
     """
     # Google's docstring style, here alone: Prefect makes the help texts of its form of it.
     options = Options(model=model, mpp=mpp, precision=precision, on_bad_tile=on_bad_tile)
-    prepared = prepare(slide, output, options, overwrite=overwrite)
-    run = prepared.run
-    get_run_logger().info(f"{run.store.uri}: {prepared.state}")
-    tag_with(f"model:{run.plan.model.name}-{run.plan.model.version}")
-    if prepared.state is not State.DONE:
-        try:
-            with connect(ClusterSpec(scheduler=scheduler)) as cluster:
-                for stage in stages.ORDER:
-                    TASKS[stage.NAME](run, cluster)
-        except SlideDamaged:
-            abandon(prepared)
-            raise
-    summary = read_summary(run.store)
-    show_summary(run, summary)
-    return summary
+    with claimed(result_uri(slide, output)) as claim:
+        if version is not None and str(look(slide).id) != version:
+            raise SlideReplaced(slide)
+        prepared = prepare(slide, output, options, overwrite=overwrite)
+        run = prepared.run
+        get_run_logger().info(f"{run.store.uri}: {prepared.state}")
+        tag_with(f"model:{run.plan.model.name}-{run.plan.model.version}")
+        if prepared.state is not State.DONE:
+            try:
+                with connect(
+                    ClusterSpec(scheduler=scheduler or os.environ.get("MICROTOME_SCHEDULER"))
+                ) as cluster:
+                    for stage in stages.ORDER:
+                        claim.check(run.store.uri)
+                        TASKS[stage.NAME](run, cluster)
+            except SlideDamaged:
+                abandon(prepared)
+                raise
+        summary = read_summary(run.store)
+        show_summary(run, summary)
+        return summary
 
 
 def tag_with(tag: str) -> None:

@@ -96,6 +96,32 @@ def segment(
 
 
 @app.command()
+def submit(
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="Path that the worker sees too, or s3://…")],
+    output: Out,
+    model: Model = None,
+    mpp: MppOption = None,
+    precision: PrecisionChoice = "auto",
+    on_bad_tile: OnBadTile = "fail",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the run ends: exit 0 if it was completed.")
+    ] = False,
+) -> None:
+    """Give a slide to Prefect (PREFECT_API_URL); print the run's address."""
+    from microtome.submit import PrefectApi
+
+    api = PrefectApi()
+    options = {"model": model, "mpp": mpp, "precision": precision, "on_bad_tile": on_bad_tile}
+    run = api.submit(slide, output, options | {"overwrite": overwrite})
+    print(run.url, flush=True)
+    if wait:
+        completed, message = api.wait(run)
+        print(message, file=sys.stdout if completed else sys.stderr)
+        raise typer.Exit(0 if completed else OURS)
+
+
+@app.command()
 def inspect(
     slide: Annotated[str, typer.Argument(metavar="SLIDE")],
     model: Model = None,

@@ -326,3 +326,46 @@ class NoLabelledImages(MicrotomeError):
             f"{self.path} {self.problem}; give a folder with images/NAME.png and masks/NAME.png, or a split "
             "file that names them"
         )
+
+
+class ClaimLost(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return f"another run has taken {self.uri} over; this one stops, and the other goes on from here"
+
+
+class SlideReplaced(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} is no longer the version that this run was started for; the new one has a run of "
+            "its own, or gets one tonight"
+        )
+
+
+class PrefectUnreachable(MicrotomeError):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
+
+    def __str__(self) -> str:
+        return (
+            f"no Prefect server answers at {self.url} ({self.reason}); start one with `make up`, or set "
+            "PREFECT_API_URL. To do without: microtome segment"
+        )
+
+
+class PrefectRefused(MicrotomeError):
+    def __init__(self, url: str, status: int, detail: str) -> None:
+        super().__init__(url, status, detail)
+        self.url, self.status, self.detail = url, status, detail
+
+    def __str__(self) -> str:
+        hint = "; register the deployments: `make up`" if self.status == 404 else ""
+        return f"Prefect at {self.url} refuses the run ({self.status}): {self.detail}{hint}"

@@ -1,0 +1,70 @@
+"""Old results that were never finished go: they take disk, and nobody will finish them."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from microtome.claim import claimed
+from microtome.inbox import Inbox
+from microtome.store import PUBLISHED, RESULT_SUFFIX, ResultStore
+
+PLAN = "plan.json"
+DAY_S = 86_400.0
+
+
+@flow(name="clean-up", persist_result=False)
+def clean_up(older_than_days: float = 14.0, only_say: bool = False) -> list[str]:
+    """Remove unfinished results below the output in which nothing was written for long.
+
+    Args:
+        older_than_days: Age of the newest key from which on a result counts as given up.
+        only_say: Name them in the log, but remove nothing.
+    """
+    output, logger = Inbox.of(os.environ).output, get_run_logger()
+    before_s = time.time() - older_than_days * DAY_S
+    removed = []
+    for store in results_below(output):
+        if not is_given_up(store, before_s):
+            continue
+        with claimed(store.uri):
+            # A run may have begun to finish it while we waited for the claim.
+            if is_given_up(store, before_s):
+                removed.append(store.uri)
+                logger.info(f"{store.uri}: {'would be removed' if only_say else 'removed'}")
+                if not only_say:
+                    store.delete("")
+    return removed
+
+
+def is_given_up(store: ResultStore, before_s: float) -> bool:
+    """Whether this is a result of ours, unfinished, to which nothing was written since."""
+    return store.exists(PLAN) and not store.is_closed(PUBLISHED) and newest_s(store.uri) < before_s
+
+
+def newest_s(uri: str) -> float:
+    """Unix time of the newest key of a result."""
+    files, root = url_to_fs(uri)
+    keys = files.find(root, detail=True).values()
+    return max(
+        (key["mtime"] if "mtime" in key else key["LastModified"].timestamp() for key in keys), default=0
+    )
+
+
+def results_below(output: str) -> Iterator[ResultStore]:
+    """Every folder called NAME.ome.zarr below the output, finished or not; none inside another."""
+    if output.startswith("s3://"):
+        import s3fs
+
+        files = s3fs.S3FileSystem(use_listings_cache=False)
+        below = files.glob(f"{output.removeprefix('s3://')}/**/*{RESULT_SUFFIX}/{PLAN}")
+        yield from (ResultStore("s3://" + path.removesuffix(f"/{PLAN}")) for path in sorted(below))
+        return
+    for folder, names, _ in os.walk(output):
+        results = sorted(name for name in names if name.endswith(RESULT_SUFFIX))
+        yield from (ResultStore(str(Path(folder) / name)) for name in results)
+        names[:] = [name for name in names if name not in results]

@@ -1,0 +1,188 @@
+"""One run at a time per result: a claim that ends with the process that holds it.
+
+Runs of one result wait for each other; the second then finds it done. On disk the claim is a lock
+of the kernel's, on S3 an object made only if it is not there (`If-None-Match`) and renewed
+(`If-Match`); a claim that is no longer renewed is taken over.
+"""
+
+import fcntl
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from microtome.errors import CannotWrite, ClaimLost
+
+CLAIM = ".claim"
+"""Suffix of the file or key beside the result."""
+WAIT_S = 1.0
+RENEW_S = 10.0
+SILENT_S = 45.0
+"""A claim that was not renewed for so long has lost its holder."""
+
+
+OTHERS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+"""S3's answers where another process was there first."""
+
+
+class Claim:
+    """The right to write one result."""
+
+    def __init__(self) -> None:
+        self._lost = threading.Event()
+
+    def check(self, uri: str) -> None:
+        """Go on only while the claim is ours.
+
+        Raises
+        ------
+        ClaimLost
+            If another run has taken it over, e.g. because the store was away for long.
+        """
+        if self._lost.is_set():
+            raise ClaimLost(uri)
+
+    def lose(self) -> None:
+        """Another has it."""
+        self._lost.set()
+
+
+@contextmanager
+def claimed(uri: str) -> Iterator[Claim]:
+    """The claim of a result (a local folder or s3://…); waits while another run holds it."""
+    with _claimed_in_bucket(uri) if uri.startswith("s3://") else _claimed_on_disk(uri) as claim:
+        yield claim
+
+
+@contextmanager
+def _claimed_on_disk(uri: str) -> Iterator[Claim]:
+    path = Path(uri).expanduser().absolute()
+    path = path.with_name(path.name + CLAIM)
+    new = [folder for folder in path.parents if not folder.exists()]
+    file = _lock(path)
+    try:
+        yield Claim()
+    finally:
+        path.unlink(missing_ok=True)  # while it is locked: who waits for it sees that it went
+        os.close(file)
+        with suppress(OSError):  # a run that wrote nothing leaves no folders
+            for folder in new:
+                folder.rmdir()
+
+
+def _lock(path: Path) -> int:
+    """A locked file that lies at the path: its descriptor."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue  # another run has just removed a folder that it left empty
+        except OSError as error:
+            raise CannotWrite(str(path.parent), str(error.strerror)) from error
+        while not _try_lock(file):
+            time.sleep(WAIT_S)
+        # Its holder may have removed it while we waited; then another file is the claim.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)
+
+
+def _try_lock(file: int) -> bool:
+    # Polled: a thread that sleeps in flock() could not be interrupted.
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _claimed_in_bucket(uri: str) -> Iterator[Claim]:
+    lease = _Lease(uri.rstrip("/") + CLAIM)
+    lease.take()
+    claim, ended = Claim(), threading.Event()
+    renewing = threading.Thread(target=_renew, args=(lease, claim, ended), daemon=True)
+    renewing.start()
+    try:
+        yield claim
+    finally:
+        ended.set()
+        renewing.join()
+        lease.give_up()
+
+
+def _renew(lease: "_Lease", claim: Claim, ended: threading.Event) -> None:
+    renewed_s = time.monotonic()
+    while not ended.wait(RENEW_S):
+        try:
+            if lease.replace(lease.etag):
+                renewed_s = time.monotonic()
+                continue
+        except Exception:  # the store is away (no class in common): ours until others may take it
+            if time.monotonic() - renewed_s < SILENT_S:
+                continue
+        claim.lose()
+        return
+
+
+class _Lease:
+    """An object that one process at a time may replace."""
+
+    def __init__(self, uri: str) -> None:
+        import s3fs
+
+        self._files: Any = s3fs.S3FileSystem(use_listings_cache=False)
+        self._uri = uri
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        self._at = {"Bucket": bucket, "Key": key}
+        self.etag = ""
+
+    def take(self) -> None:
+        """Make it, or wait until it is gone or has not changed for `SILENT_S`."""
+        seen, since_s = "", time.monotonic()
+        while not self.replace(None):
+            etag = self._etag_there()
+            if etag != seen:
+                seen, since_s = etag, time.monotonic()
+            # Our own clock, and only how long it did not change: the hosts' clocks may differ.
+            elif etag and time.monotonic() - since_s >= SILENT_S and self.replace(etag):
+                return
+            time.sleep(WAIT_S)
+
+    def replace(self, etag: str | None) -> bool:
+        """Write it if it still has this ETag, or if it is not there (None): whether that went well."""
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        body = uuid.uuid4().hex.encode()  # another body each time: another ETag
+        try:
+            answer = self._files.call_s3("put_object", **self._at, Body=body, **condition)
+        except OSError as error:
+            if _code(error) in OTHERS:
+                return False
+            if isinstance(error, FileNotFoundError | PermissionError):
+                raise CannotWrite(self._uri, str(error)) from error
+            raise
+        self.etag = answer["ETag"]
+        return True
+
+    def _etag_there(self) -> str:
+        try:
+            return str(self._files.call_s3("head_object", **self._at)["ETag"])
+        except FileNotFoundError:
+            return ""
+
+    def give_up(self) -> None:
+        """Remove it if it is ours."""
+        if self._etag_there() == self.etag:
+            self._files.call_s3("delete_object", **self._at)
+
+
+def _code(error: OSError) -> str:
+    """S3's own word for an error that s3fs has translated."""
+    answer: dict[str, Any] = getattr(error.__cause__, "response", {})
+    return str(answer.get("Error", {}).get("Code", ""))

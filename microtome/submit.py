@@ -1,0 +1,88 @@
+"""Give a slide to Prefect's server by its REST API: the library itself needs no Prefect."""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from microtome.errors import PrefectRefused, PrefectUnreachable
+
+DEPLOYMENT = "segment-slide/on-demand"
+DEFAULT_API = "http://127.0.0.1:4200/api"
+FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+ANSWER_WITHIN_S = 30.0
+LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A run that Prefect has made."""
+
+    id: str
+    url: str
+
+
+class PrefectApi:
+    """The few requests that this module makes; settings as Prefect's own, from the environment."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.url = environ.get("PREFECT_API_URL", DEFAULT_API).rstrip("/")
+        self.pages = environ.get("PREFECT_UI_URL", self.url.removesuffix("/api")).rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if key := environ.get("PREFECT_API_KEY"):
+            self._headers["Authorization"] = f"Bearer {key}"
+        elif pair := environ.get("PREFECT_API_AUTH_STRING"):
+            self._headers["Authorization"] = "Basic " + b64encode(pair.encode()).decode()
+
+    def submit(self, slide: str, output: str, parameters: Mapping[str, object]) -> Submitted:
+        """Make a run of `segment-slide/on-demand`.
+
+        Raises
+        ------
+        PrefectUnreachable
+            If no server answers.
+        PrefectRefused
+            If it has no such deployment, or a parameter does not fit.
+        """
+        deployment = self._request("GET", f"/deployments/name/{DEPLOYMENT}")
+        told = {"slide": _absolute(slide), "output": _absolute(output), **parameters}
+        run = self._request("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": told})
+        return Submitted(run["id"], f"{self.pages}/runs/flow-run/{run['id']}")
+
+    def wait(self, run: Submitted) -> tuple[bool, str]:
+        """Wait for the end of a run: whether it was completed, and its last message."""
+        while True:
+            state: dict[str, Any] = self._request("GET", f"/flow_runs/{run.id}")["state"]
+            if state["type"] in FINAL:
+                return state["type"] == "COMPLETED", state.get("message") or state["name"]
+            time.sleep(LOOK_EVERY_S)
+
+    def _request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, self._headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_WITHIN_S) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            raise PrefectRefused(self.url, error.code, _detail(error.read())) from error
+        except OSError as error:
+            raise PrefectUnreachable(self.url, str(getattr(error, "reason", error))) from error
+
+
+def _detail(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.decode(errors="replace")[:200]
+
+
+def _absolute(place: str) -> str:
+    """Relative paths are those of this terminal; the worker runs elsewhere."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())

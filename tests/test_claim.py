@@ -1,0 +1,105 @@
+"""Claims of results: one run at a time, whatever happens to the one before."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from microtome import claim
+from microtome.claim import claimed
+from microtome.errors import CannotWrite, ClaimLost
+from tests.deployments.conftest import s3
+
+__all__ = ["s3"]
+
+HOLD = """
+import sys, time
+from microtome.claim import claimed
+with claimed(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    for name, seconds in (("WAIT_S", 0.05), ("RENEW_S", 0.2), ("SILENT_S", 1.5)):
+        monkeypatch.setattr(claim, name, seconds)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def result(request, tmp_path, quick):
+    """Address of a result, on disk and on S3."""
+    if request.param == "disk":
+        return str(tmp_path / "out" / "a.ome.zarr")
+    request.getfixturevalue("s3").make_bucket("results")
+    return "s3://results/out/a.ome.zarr"
+
+
+def test_runs_of_one_result_follow_each_other(result):
+    inside, most = [], []
+
+    def run():
+        with claimed(result):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.1)
+            inside.pop()
+
+    threads = [threading.Thread(target=run) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1] * 5
+
+
+def test_the_claim_of_a_killed_run_is_taken_over(result):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, result], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.communicate()
+    with claimed(result) as ours:
+        ours.check(result)
+
+
+def test_a_claim_lasts_as_long_as_it_is_renewed(s3, quick):
+    s3.make_bucket("results")
+    uri, order = "s3://results/a.ome.zarr", []
+
+    def second():
+        with claimed(uri):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with claimed(uri) as first:
+        waiting.start()
+        time.sleep(3)
+        first.check(uri)
+        order.append("first")
+    waiting.join(30)
+    assert order == ["first", "second"]
+
+
+def test_who_lost_the_claim_stops(s3, quick):
+    s3.make_bucket("results")
+    uri = "s3://results/a.ome.zarr"
+    with claimed(uri) as ours:
+        other = claim._Lease(uri + claim.CLAIM)
+        assert other.replace(other._etag_there())
+        time.sleep(0.6)
+        with pytest.raises(ClaimLost):
+            ours.check(uri)
+
+
+def test_a_claim_leaves_nothing_behind(tmp_path):
+    with claimed(str(tmp_path / "new" / "folders" / "a.ome.zarr")):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_is_not_there_is_said(s3):
+    with pytest.raises(CannotWrite, match="nowhere"), claimed("s3://nowhere/a.ome.zarr"):
+        pass
