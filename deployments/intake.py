@@ -26,6 +26,7 @@ from starlette.routing import Route
 from deployments.arrivals import Arrivals, ForeignBucket, NotTaken, prefect_client, refused_total
 from deployments.folders import watch_folders
 from deployments.notifications import Malformed, uploads_of
+from deployments.queue import read_queue
 from deployments.settings import Settings
 from microtome.errors import MicrotomeError
 
@@ -47,6 +48,8 @@ def intake(settings: Settings) -> Starlette:
             app.state.arrivals = Arrivals(settings, client)
             if settings.inbox.folders:
                 tasks.start_soon(watch_folders, settings, app.state.arrivals)
+            if settings.sqs_url:
+                tasks.start_soon(read_queue, settings.sqs_url, app.state.arrivals)
             yield
             tasks.cancel_scope.cancel()
 
