@@ -198,12 +198,16 @@ def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
     images: Annotated[Path, typer.Option(metavar="FOLDER", help="Labelled images: images/ and masks/.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to make.")],
+    split: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON that names the images to train and to validate on."),
+    ] = None,
 ) -> None:
     """Make a model's int8 twin and measure what it costs in accuracy."""
     from microtome.model import find_model
     from microtome.quantize import quantize as quantize_model
 
-    print(quantize_model(find_model(model), images, output))
+    print(quantize_model(find_model(model), images, output, split))
 
 
 def main() -> None:
