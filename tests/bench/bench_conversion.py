@@ -21,7 +21,7 @@ PEERS = {
     "vips": ("pyvips[binary]",),
 }
 GOALS = {"lossless": ">= 120", "source": ">= 1,000"}
-SIDE_PX, QUICK_SIDE_PX = 16_384, 8192
+SIDE_PX = 8192
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
@@ -29,7 +29,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
     made = make_slide(
         bench.work / "half.tif",
         pieces_of(bench.slide),
-        side_px=QUICK_SIDE_PX if bench.quick else SIDE_PX,
+        side_px=SIDE_PX,
         tissue_share=0.5,
     )
     pythons = dict(_environments(bench))
