@@ -9,7 +9,7 @@ from tests.bench.made_slides import make_slide, pieces_of
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    """Sizes from small to large; what is compared with a size is 1 gigapixel, or the smallest."""
+    """One round a size, from small to large; each is compared with 1 gigapixel, or with the smallest."""
     pieces = pieces_of(bench.slide)
     runs: dict[float, SegmentRun] = {}
     for gigapixels in sorted(bench.gigapixels):

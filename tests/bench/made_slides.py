@@ -92,9 +92,9 @@ def make_slide(
     Parameters
     ----------
     side_px
-        Rounded down to whole pieces.
+        Rounded to whole pieces.
     """
-    across = side_px // PIECE_PX
+    across = round(side_px / PIECE_PX)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(1, 1 + len(pieces), (across, across)) * _islands(rng, across, tissue_share)
     with path.open("wb") as file:
