@@ -71,6 +71,8 @@ class Lab:
             # A run starts up to so many seconds after its event; 10 and 15 by default.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",
+            # Runs that died are found by their silence (automations.yaml).
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "MICROTOME_SCHEDULER": self.scheduler,
             "MICROTOME_SOURCES": str(self.state / "slides"),
             "MICROTOME_OUTPUT": str(self.state / "results"),

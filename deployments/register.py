@@ -29,8 +29,7 @@ def main() -> None:
         subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True
         )
-        if url := os.environ.get("MICROTOME_NOTICE_URL"):
-            make_notices(client, url)
+        make_automations(client, os.environ.get("MICROTOME_NOTICE_URL"))
 
 
 def make_pool(client: SyncPrefectClient) -> None:
@@ -47,8 +46,19 @@ def make_pool(client: SyncPrefectClient) -> None:
             continue
 
 
-def make_notices(client: SyncPrefectClient, url: str) -> None:
-    """Automations that post {"text": …} to the address: Slack's form, and Mattermost's and others'."""
+def make_automations(client: SyncPrefectClient, notice_url: str | None) -> None:
+    """Those of the file that are not there by name; notices only where there is an address for them."""
+    for spec in yaml.safe_load(AUTOMATIONS.read_text()):
+        notices = [action for action in spec["actions"] if action["type"] == "send-notification"]
+        if client.read_automations_by_name(spec["name"]) or (notices and not notice_url):
+            continue
+        for action in notices:
+            action["block_document_id"] = notice_block(str(notice_url))
+        Automation.model_validate(spec).create()
+
+
+def notice_block(url: str) -> str:
+    """Id of a block that posts {"text": …} to the address: Slack's form, and Mattermost's and others'."""
     block = CustomWebhookNotificationBlock(
         name=NOTICE,
         url=url,
@@ -57,10 +67,7 @@ def make_notices(client: SyncPrefectClient, url: str) -> None:
         cookies=None,
         json_data={"text": "{{subject}}\n{{body}}"},
     )
-    notice = str(block.save(NOTICE, overwrite=True))
-    for spec in yaml.safe_load(AUTOMATIONS.read_text().replace("NOTICE_BLOCK", notice)):
-        if not client.read_automations_by_name(spec["name"]):
-            Automation.model_validate(spec).create()
+    return str(block.save(NOTICE, overwrite=True))
 
 
 if __name__ == "__main__":

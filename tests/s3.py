@@ -34,13 +34,15 @@ def find_versitygw(shared_data: Path) -> Path:
 class S3Server:
     """Serves `folder`, whose subfolders are buckets, until the `with` block ends.
 
-    `environment` holds what clients need (AWS_ENDPOINT_URL, region, credentials).
+    `environment` holds what clients need (AWS_ENDPOINT_URL, region, credentials). `webhook` gets a
+    notification of every change; it must answer before the server starts.
     """
 
-    def __init__(self, program: Path, folder: Path) -> None:
-        self._program, self.folder = program, folder
+    def __init__(self, program: Path, folder: Path, webhook: str | None = None) -> None:
+        self._program, self.folder, self._webhook = program, folder, webhook
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = ""
+        self.endpoint = f"http://127.0.0.1:{self._port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -60,15 +62,14 @@ class S3Server:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
-        self.endpoint = f"http://127.0.0.1:{port}"
         keys = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
         # Beside the folder; the server takes a name that begins like the folder's for one inside of it.
         metadata = self.folder.with_name(f"metadata-of-{self.folder.name}")
         metadata.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [
-                *(self._program, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{port}"),
+                *(self._program, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{self._port}"),
+                *(("--event-webhook-url", self._webhook) if self._webhook else ()),
                 *("--region", REGION, "--health", "/health", "posix", "--sidecar", metadata, self.folder),
             ],
             env={**os.environ, **keys},
@@ -103,7 +104,7 @@ class S3Server:
         self.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

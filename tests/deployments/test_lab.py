@@ -1,0 +1,226 @@
+"""The whole installation: a real server, worker, intake, Dask cluster and S3, from upload to result."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+from itertools import pairwise
+
+import boto3
+import httpx
+import numpy as np
+import pytest
+import tifffile
+
+from deployments import lab as installation
+from deployments.lab import ROOT, Lab
+from microtome.grid import Window
+from microtome.slides import open_slide
+from tests.deployments.test_notifications import record
+from tests.s3 import S3Server, find_versitygw, free_port
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # The services outlive the call that starts them, as they should; in a test that is this process.
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
+]
+
+ODD = "in/A b+c%d é.tif"
+FIELD = Window(1900, 6592, 2200, 6992)
+
+
+@pytest.fixture(scope="module")
+def slides(tcga_slide, tmp_path_factory):
+    """Makes tiny slides of real tissue, each with bytes of its own."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with open_slide(str(tcga_slide)) as slide:
+        tissue = np.ascontiguousarray(slide.read(0, FIELD).transpose(1, 2, 0))
+
+    def make(number):
+        path = folder / f"{number}.tif"
+        rolled = np.roll(tissue, 16 * number, axis=0)
+        per_cm = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}  # 0.25 um/px
+        tifffile.imwrite(path, rolled, tile=(256, 256), photometric="rgb", **per_cm)
+        return path.read_bytes()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def lab(shared_data, tmp_path_factory):
+    """Everything up, with S3 whose notifications go to the intake."""
+    state = tmp_path_factory.mktemp("lab")
+    intake = free_port()
+    token = "a token of the tests"
+    s3 = S3Server(
+        find_versitygw(shared_data),
+        tmp_path_factory.mktemp("s3") / "data",
+        f"http://vgw:{urllib.parse.quote(token)}@127.0.0.1:{intake}/events",
+    )
+    ports = {f"MICROTOME_{name}_PORT": str(free_port()) for name in ("PREFECT", "DASK", "DASK_PAGES")}
+    told = {
+        "MICROTOME_SOURCES": "s3://slides/in",
+        "MICROTOME_OUTPUT": "s3://results",
+        "MICROTOME_INTAKE_TOKEN": token,
+        "MICROTOME_INTAKE_PORT": str(intake),
+        "MICROTOME_WORKERS": "1",
+    }
+    lab = Lab(state, {**os.environ, **s3.environment, **ports, **told})
+    try:
+        installation.up(lab)
+        with s3:
+            s3.make_bucket("slides")
+            s3.make_bucket("results")
+            yield lab
+    finally:
+        installation.down(lab)
+
+
+@pytest.fixture(scope="module")
+def bucket(lab):
+    names = {"endpoint_url": "AWS_ENDPOINT_URL", "region_name": "AWS_REGION"}
+    keys = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+    client = boto3.client("s3", **{name: lab.given[variable] for name, variable in (names | keys).items()})
+    yield client
+    client.close()
+
+
+def runs(lab):
+    """Every flow run of segment-slide/on-upload."""
+    wanted = {"deployments": {"name": {"any_": ["on-upload"]}}, "limit": 200}
+    return httpx.post(f"{lab.pages}/api/flow_runs/filter", json=wanted, timeout=30).json()
+
+
+def runs_of(lab, key):
+    return [run for run in runs(lab) if run["parameters"]["slide"] == f"s3://slides/{key}"]
+
+
+def finished(lab, *keys, within_s=240):
+    """Waits until each key has a run and all runs have ended: the runs."""
+    end_s = time.monotonic() + within_s
+    while time.monotonic() < end_s:
+        found = [run for key in keys for run in runs_of(lab, key)]
+        if {run["parameters"]["slide"] for run in found} == {f"s3://slides/{key}" for key in keys} and all(
+            run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in found
+        ):
+            return found
+        time.sleep(1)
+    pytest.fail(f"no end within {within_s} s: {[run['state'] for run in runs(lab)]}")
+
+
+def verified(lab, run):
+    """Whether `microtome verify` accepts the result of a run."""
+    name = run["parameters"]["slide"].rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    result = f"{run['parameters']['output']}/{name}.ome.zarr"
+    return microtome(lab, "verify", result).returncode == 0
+
+
+def microtome(lab, *words):
+    command = [sys.executable, "-m", "microtome.cli", *words]
+    return subprocess.run(command, env=lab.environment, capture_output=True, text=True)
+
+
+def test_an_upload_with_an_odd_name_ends_as_a_verified_result(lab, bucket, slides):
+    bucket.put_object(Bucket="slides", Key=ODD, Body=slides(0))
+    (run,) = finished(lab, ODD)
+    assert run["state"]["type"] == "COMPLETED", run["state"]
+    assert "upload" in run["tags"]
+    assert verified(lab, run)
+
+
+def test_a_new_version_of_a_key_makes_a_result_of_its_own(lab, bucket, slides):
+    bucket.put_object(Bucket="slides", Key=ODD, Body=slides(1))
+    end_s = time.monotonic() + 60
+    while len(runs_of(lab, ODD)) < 2:
+        assert time.monotonic() < end_s
+        time.sleep(0.5)
+    both = finished(lab, ODD)
+    assert [run["state"]["type"] for run in both] == ["COMPLETED"] * 2
+    assert len({run["parameters"]["output"] for run in both}) == 2
+    assert all(verified(lab, run) for run in both)
+
+
+def test_doubled_notifications_and_a_killed_intake_make_one_run_a_slide(lab, bucket, slides):
+    keys = [f"in/doubled/{number}.tif" for number in range(4)]
+    for number, key in enumerate(keys[:2]):
+        bucket.put_object(Bucket="slides", Key=key, Body=slides(10 + number))
+    multipart(bucket, keys[2], slides(12))
+    bucket.put_object(Bucket="slides", Key=keys[3], Body=slides(13))
+    notices = [key for key in keys for _ in range(3)]
+    random.Random(7).shuffle(notices)
+    for place, key in enumerate(notices):
+        if place == len(notices) // 2:
+            os.killpg(installation.running(lab, "intake"), signal.SIGKILL)
+        if place == len(notices) // 2 + 1:
+            installation.start(lab, "intake")
+        send_until_taken(lab, key, tries=1 if place == len(notices) // 2 else 40)
+    found = finished(lab, *keys)
+    assert sorted(run["parameters"]["slide"] for run in found) == sorted(f"s3://slides/{key}" for key in keys)
+    assert [run["state"]["type"] for run in found] == ["COMPLETED"] * 4
+    assert all(verified(lab, run) for run in found)
+    spans = sorted((run["start_time"], run["end_time"]) for run in found)
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(spans))
+
+
+def multipart(bucket, key, body):
+    at = {"Bucket": "slides", "Key": key}
+    upload = bucket.create_multipart_upload(**at)["UploadId"]
+    part = bucket.upload_part(**at, UploadId=upload, PartNumber=1, Body=body)
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    bucket.complete_multipart_upload(**at, UploadId=upload, MultipartUpload=parts)
+
+
+def send_until_taken(lab, key, tries):
+    body = json.dumps({"Records": [record("ObjectCreated:Put", "slides", urllib.parse.quote_plus(key))]})
+    headers = {"Authorization": f"Bearer {lab.given['MICROTOME_INTAKE_TOKEN']}"}
+    for _ in range(tries):
+        try:
+            address = f"http://127.0.0.1:{lab.intake_port}/events"
+            if httpx.post(address, content=body, headers=headers, timeout=10).status_code == 204:
+                return
+        except httpx.TransportError:
+            pass  # it was killed
+        time.sleep(0.5)
+
+
+def test_the_sweep_finds_what_nobody_announced_and_only_that(lab, bucket, slides, tmp_path):
+    done = len(runs(lab))
+    installation.stop(installation.running(lab, "intake"))
+    bucket.put_object(Bucket="slides", Key="in/lost.tif", Body=slides(20))
+    prefect(lab, "deployment", "run", "sweep/nightly", "--watch")
+    (run,) = finished(lab, "in/lost.tif")
+    installation.start(lab, "intake")
+    assert run["state"]["type"] == "COMPLETED", run["state"]
+    assert "nightly" in run["tags"]
+    assert verified(lab, run)
+    prefect(lab, "deployment", "run", "sweep/nightly", "--watch")
+    assert len(runs(lab)) == done + 1
+
+
+def prefect(lab, *words):
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+    subprocess.run(command, cwd=ROOT, env=lab.environment, check=True, capture_output=True)
+
+
+def test_submit_prints_the_address_of_its_run_and_ends_as_it_ends(lab, slides, tmp_path):
+    (tmp_path / "a.tif").write_bytes(slides(30))
+    words = ("submit", str(tmp_path / "a.tif"), "-o", str(tmp_path / "out"), "--wait")
+    done = microtome(lab, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{lab.pages}/runs/flow-run/")
+    assert microtome(lab, "verify", str(tmp_path / "out" / "a.ome.zarr")).returncode == 0
+    missing = microtome(lab, "submit", str(tmp_path / "b.tif"), "-o", str(tmp_path / "out"), "--wait")
+    assert missing.returncode == 1
+    assert "no such file" in missing.stderr
+
+
+def test_a_second_up_starts_nothing_twice(lab):
+    before = {name: installation.running(lab, name) for name in lab.services}
+    installation.up(lab)
+    assert {name: installation.running(lab, name) for name in lab.services} == before
