@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from microtome.inbox import Inbox, SlideVersion, slides_in
 from microtome.store import is_published
@@ -53,15 +54,14 @@ def is_new(slide: SlideVersion, rested_s: float) -> bool:
 
 
 def start(slide: SlideVersion, inbox: Inbox, deployment: str) -> None:
-    """A run of one version, once a day however often the sweep runs."""
-    today = datetime.now(UTC).date().isoformat()
+    """A run of one version; a request that is sent again makes no second one."""
     run_deployment(
         deployment,
         parameters={"slide": slide.uri, "output": inbox.output_of(slide), "version": str(slide.id)},
         timeout=0,
         as_subflow=False,
         tags=["nightly"],
-        idempotency_key=f"sweep-{slide.id}-{today}",
+        idempotency_key=f"{flow_run.id}-{slide.id}",
     )
 
 
