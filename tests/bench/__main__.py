@@ -7,7 +7,6 @@ Asserts no time. Needs the shared test data (`MICROTOME_TEST_DATA`, or beside th
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -47,29 +46,43 @@ def main(arguments: Sequence[str]) -> int:
     if not data.is_dir():
         print(f"no test data in {data}; set MICROTOME_TEST_DATA to their folder", file=sys.stderr)
         return 2
-    machine, rows, skipped = machine_record(), [], {}
+    machine = machine_record()
     print_header(machine)
-    for name in options.parts:
-        work = Path(tempfile.mkdtemp(prefix="microtome-bench-", dir=options.work))
-        bench = Bench(
-            data=data,
-            work=work,
-            cache=ROOT / ".state" / "bench",
-            quick=options.quick,
-            rounds=options.rounds,
-            gigapixels=options.gigapixels,
-        )
-        try:
-            for row in PARTS[name](bench):
-                rows.append(row)
-                print_figure(row)
-        except Skipped as reason:
-            skipped[name] = str(reason)
-            print(f"{name:<11} skipped: {reason}", flush=True)
-        finally:
-            shutil.rmtree(work)
-    print(f"\n{write_json(ROOT / 'bench' / 'results', machine, rows, skipped).relative_to(ROOT)}")
-    return 0
+    rows: list[Figure] = []
+    skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    try:
+        for name in options.parts:
+            with tempfile.TemporaryDirectory(prefix="microtome-bench-", dir=options.work) as work:
+                bench = Bench(
+                    data=data,
+                    work=Path(work),
+                    cache=ROOT / ".state" / "bench",
+                    quick=options.quick,
+                    rounds=options.rounds,
+                    gigapixels=options.gigapixels,
+                )
+                _measure(name, bench, rows, skipped, failed)
+    finally:
+        path = write_json(ROOT / "bench" / "results", machine, rows, skipped | failed)
+        print(f"\n{path.relative_to(ROOT)}")
+    return 1 if failed else 0
+
+
+def _measure(
+    name: str, bench: Bench, rows: list[Figure], skipped: dict[str, str], failed: dict[str, str]
+) -> None:
+    """One part; a wrong result or a command that fails costs its part alone."""
+    try:
+        for row in PARTS[name](bench):
+            rows.append(row)
+            print_figure(row)
+    except Skipped as reason:
+        skipped[name] = str(reason)
+        print(f"{name:<11} skipped: {reason}", flush=True)
+    except RuntimeError as error:
+        failed[name] = str(error)
+        print(f"{name:<11} failed: {error}", flush=True)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -109,7 +109,12 @@ def segment(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began_s, began = time.time(), time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **(environment or {})})
-        client_bytes, worker_bytes = _watch(process)
+        try:
+            client_bytes, worker_bytes = _watch(process)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
         wall_s = time.perf_counter() - began
         out.seek(0)
         err.seek(0)
