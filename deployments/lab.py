@@ -66,7 +66,6 @@ class Lab:
         """What every service gets; what was given goes first, e.g. a database of PostgreSQL."""
         defaults = {
             "PREFECT_HOME": str(self.state / "prefect"),
-            "PREFECT_API_URL": f"{self.pages}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # A run starts up to so many seconds after its event; 10 and 15 by default.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -79,7 +78,8 @@ class Lab:
             "MICROTOME_INTAKE_TOKEN_FILE": str(self.state / "intake-token"),
             "OMP_NUM_THREADS": "1",
         }
-        return {**defaults, **self.given}
+        # Never a server that the shell happens to know: the deployments would be registered there.
+        return {**defaults, **self.given, "PREFECT_API_URL": f"{self.pages}/api"}
 
     @cached_property
     def services(self) -> dict[str, list[str]]:

@@ -220,6 +220,23 @@ def test_submit_prints_the_address_of_its_run_and_ends_as_it_ends(lab, slides, t
     assert "no such file" in missing.stderr
 
 
+def test_a_wrong_parameter_is_refused_before_there_is_a_run(lab, tmp_path):
+    deployment = httpx.get(f"{lab.pages}/api/deployments/name/segment-slide/on-demand", timeout=30).json()
+    assert "id" in deployment, deployment
+    wrong = {"parameters": {"slide": "a.svs", "precision": "f99"}}
+    address = f"{lab.pages}/api/deployments/{deployment['id']}/create_flow_run"
+    answer = httpx.post(address, json=wrong, timeout=30)
+    assert answer.status_code == 409
+    assert "f99" in answer.text
+
+
+def test_a_run_that_died_is_watched_for(lab):
+    found = httpx.post(f"{lab.pages}/api/automations/filter", json={}, timeout=30).json()
+    names = {automation["name"] for automation in found}
+    assert "microtome run died" in names
+    assert "microtome run failed" not in names, "nobody said where notices go"
+
+
 def test_a_second_up_starts_nothing_twice(lab):
     before = {name: installation.running(lab, name) for name in lab.services}
     installation.up(lab)
