@@ -19,8 +19,8 @@ import microtome
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"microtome", "tasks", "flows", "deployments", "scripts", "drawn_slide", "tests"}
-ELSEWHERE = {"csbdeep", "stardist", "tensorflow"}
-"""The official package runs in an environment of its own, to compare with."""
+ELSEWHERE = {"csbdeep", "ngff_zarr", "pyvips", "stardist", "tensorflow"}
+"""What we compare with runs in environments of its own."""
 
 
 def pyproject() -> dict[str, dict]:
