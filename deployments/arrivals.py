@@ -12,7 +12,7 @@ import anyio.to_thread
 import httpx
 from prometheus_client import Counter, Histogram
 
-from deployments.notifications import Upload
+from deployments.notifications import Notification, Upload
 from deployments.settings import Settings
 from microtome.inbox import Inbox, SlideVersion, look
 
@@ -42,23 +42,38 @@ class Arrivals:
         self._settings, self._client = settings, client
         self._looks = anyio.CapacityLimiter(LOOKS_AT_ONCE)
 
-    async def take(self, uploads: Sequence[Upload]) -> int:
-        """Make events of the uploads that are slides; how many.
+    async def take(self, notification: Notification) -> None:
+        """Make events of the uploads that are slides.
+
+        What is wrong with one record keeps back no other: it is counted and logged, and the rest
+        taken. To refuse the whole would make its sender repeat it for ever, or drop it.
 
         Raises
         ------
         ForeignBucket
-            If one is of a bucket that is no source. The others were taken.
+            If all are of buckets that are no sources.
         NotTaken
-            If any may have been lost.
+            If any may have been lost. The others were taken.
         """
-        ours = [upload for upload in uploads if upload.bucket in self._settings.inbox.buckets]
-        found = [await self._find(upload) for upload in ours]
-        slides = list(dict.fromkeys(slide for slide in found if slide is not None))
-        await self.announce(slides)
-        if len(ours) < len(uploads):
+        buckets = self._settings.inbox.buckets
+        ours = [upload for upload in notification.uploads if upload.bucket in buckets]
+        if notification.uploads and not ours:
             raise ForeignBucket
-        return len(slides)
+        bad = [*notification.bad_records]
+        bad += [f"{upload.bucket} is no source" for upload in notification.uploads if upload not in ours]
+        for problem in bad:
+            refused_total.labels("record").inc()
+            logger.warning("a record is refused, the others of its notification are not: %s", problem)
+        slides, lost = dict[SlideVersion, None](), list[NotTaken]()
+        for upload in ours:
+            try:
+                if (slide := await self._find(upload)) is not None:
+                    slides[slide] = None
+            except NotTaken as error:
+                lost.append(error)
+        await self.announce(list(slides))
+        if lost:
+            raise lost[0]
 
     async def announce(self, slides: Sequence[SlideVersion]) -> None:
         """Tell Prefect.

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from deployments.arrivals import Arrivals, ForeignBucket, NotTaken, prefect_client, refused_total
 from deployments.folders import watch_folders
-from deployments.notifications import Malformed, uploads_of
+from deployments.notifications import Malformed, read_notification
 from deployments.queue import read_queue
 from deployments.settings import Settings
 from microtome.errors import MicrotomeError
@@ -74,7 +74,7 @@ async def take_events(request: Request) -> Response:
     if not knows(settings.token, request.headers, request.query_params.get("token")):
         return _refuse(NO_TOKEN, "token")
     try:
-        await arrivals.take(uploads_of(await _body(request, settings.most_bytes)))
+        await arrivals.take(read_notification(await _body(request, settings.most_bytes)))
     except TooLarge:
         return _refuse(TOO_LARGE, "too large")
     except Malformed as error:

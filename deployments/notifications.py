@@ -39,7 +39,16 @@ class Upload:
         return (self.key, decoded) if is_other else (self.key,)
 
 
-def uploads_of(body: bytes) -> tuple[Upload, ...]:
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What a body tells of."""
+
+    uploads: tuple[Upload, ...] = ()
+    bad_records: tuple[str, ...] = ()
+    """What is wrong with those that name no object, a phrase each."""
+
+
+def read_notification(body: bytes) -> Notification:
     """The uploads that a notification tells of; none for test messages, deletions and tags.
 
     Takes the S3 event of AWS, MinIO and versitygw, EventBridge's, and these inside of SNS's.
@@ -47,30 +56,40 @@ def uploads_of(body: bytes) -> tuple[Upload, ...]:
     Raises
     ------
     Malformed
-        If it is none of these, or a key is one that no client of S3 could have made.
+        If it is none of these, or none of its records is good: a key must be one that a client of
+        S3 could have made. Beside good ones, bad records are named in the answer.
     """
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"not JSON: {error}") from error
-    # One upload may come as two records.
-    return tuple(dict.fromkeys(_uploads(message)))
-
-
-def _uploads(message: Any) -> Iterator[Upload]:
     if not isinstance(message, dict):
         raise Malformed("not a JSON object")
     if message.get("Type") == "Notification" and isinstance(message.get("Message"), str):
-        yield from uploads_of(message["Message"].encode())
-    elif isinstance(message.get("detail"), dict):
+        return read_notification(message["Message"].encode())
+    uploads, bad_records = [], []
+    for record in _records(message):
+        try:
+            uploads.append(_upload(record))
+        except Malformed as error:
+            bad_records.append(str(error))
+    if bad_records and not uploads:
+        raise Malformed(bad_records[0])
+    # One upload may come as two records.
+    return Notification(tuple(dict.fromkeys(uploads)), tuple(bad_records))
+
+
+def _records(message: dict[str, Any]) -> Iterator[Any]:
+    """What each record says of its object; those of other events are left out."""
+    if isinstance(detail := message.get("detail"), dict):
         if _is_created(message.get("detail-type")):
-            yield _upload(message["detail"])
+            yield detail
     elif isinstance(records := message.get("Records"), list):
         for record in records:
             if not isinstance(record, dict):
-                raise Malformed("a record is not a JSON object")
-            if _is_created(record.get("eventName")):
-                yield _upload(record.get("s3"))
+                yield None
+            elif _is_created(record.get("eventName")):
+                yield record.get("s3")
     elif "TestEvent" not in str(message.get("Event")):
         raise Malformed("neither Records nor detail")
 

@@ -9,7 +9,7 @@ import aiobotocore.session
 import anyio
 
 from deployments.arrivals import Arrivals, ForeignBucket, NotTaken, refused_total
-from deployments.notifications import Malformed, uploads_of
+from deployments.notifications import Malformed, read_notification
 
 MOST_AT_ONCE = 10
 WAIT_S = 20
@@ -37,7 +37,7 @@ async def read_queue(url: str, arrivals: Arrivals) -> None:
 async def is_taken(body: str, arrivals: Arrivals) -> bool:
     """Whether a message needs no second try."""
     try:
-        await arrivals.take(uploads_of(body.encode()))
+        await arrivals.take(read_notification(body.encode()))
     except (Malformed, ForeignBucket) as error:
         refused_total.labels("queue").inc()
         logger.warning("a message of the queue is refused: %s", error or "its bucket is no source")

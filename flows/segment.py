@@ -8,18 +8,18 @@ from prefect import flow, get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from microtome import stages
 from microtome.claim import claimed
 from microtome.cluster import ClusterSpec, connect
-from microtome.errors import MicrotomeError, SlideDamaged, SlideReplaced
+from microtome.errors import MicrotomeError, SlideReplaced
 from microtome.inbox import look
 from microtome.model import find_model, read_card
 from microtome.options import Options
-from microtome.pipeline import State, abandon, prepare, result_uri
+from microtome.pipeline import State, prepare, result_uri, stages_of
 from microtome.report.summary import Summary, read_summary
 from tasks.chunk import chunk
 from tasks.engine import StageTask
 from tasks.export import export
+from tasks.figures import of_plan, write_figures
 from tasks.infer import infer
 from tasks.publish import publish
 from tasks.pyramid import pyramid
@@ -70,24 +70,20 @@ def segment_slide(
     """
     # Google's docstring style, here alone: Prefect makes the help texts of its form of it.
     options = Options(model=model, mpp=mpp, precision=precision, on_bad_tile=on_bad_tile)
-    with claimed(result_uri(slide, output)) as claim:
+    logger = get_run_logger()
+    with claimed(result_uri(slide, output), lambda: logger.info("another run makes this result")) as claim:
         if version is not None and str(look(slide).id) != version:
             raise SlideReplaced(slide)
         prepared = prepare(slide, output, options, overwrite=overwrite)
         run = prepared.run
-        get_run_logger().info(f"{run.store.uri}: {prepared.state}")
+        logger.info(f"{run.store.uri}: {prepared.state}")
         tag_with(f"model:{run.plan.model.name}-{run.plan.model.version}")
+        write_figures(of_plan(run.plan))
         if prepared.state is not State.DONE:
-            try:
-                with connect(
-                    ClusterSpec(scheduler=scheduler or os.environ.get("MICROTOME_SCHEDULER"))
-                ) as cluster:
-                    for stage in stages.ORDER:
-                        claim.check(run.store.uri)
-                        TASKS[stage.NAME](run, cluster)
-            except SlideDamaged:
-                abandon(prepared)
-                raise
+            spec = ClusterSpec(scheduler=scheduler or os.environ.get("MICROTOME_SCHEDULER"))
+            with connect(spec) as cluster, stages_of(prepared, claim) as order:
+                for stage in order:
+                    TASKS[stage.NAME](run, cluster)
         summary = read_summary(run.store)
         show_summary(run, summary)
         return summary

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from microtome.claim import Claim, claimed
 from microtome.cluster import Cluster, ClusterSpec, connect
 from microtome.console import ProgressView
 from microtome.errors import MicrotomeError
 from microtome.options import Options
-from microtome.pipeline import Prepared, State, finish, is_published, prepare
+from microtome.pipeline import Prepared, State, finish, is_published, prepare, result_uri
 from microtome.report.summary import Summary, read_summary, summary_json
 
 DONE, FAILED, USERS_MISTAKE = 0, 1, 2
@@ -82,9 +83,10 @@ def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, ove
     try:
         if not is_published(slide, folder):
             shared.begin()
-        prepared = prepare(slide, folder, options, overwrite=overwrite)
-        with ProgressView() as view:
-            summary = _run(prepared, shared, view)
+        with claimed(result_uri(slide, folder), lambda: _say_waiting(slide)) as claim:
+            prepared = prepare(slide, folder, options, overwrite=overwrite)
+            with ProgressView() as view:
+                summary = _run(prepared, shared, view, claim)
     except MicrotomeError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return Outcome(slide, "refused", time.perf_counter() - began, None, exit_code=USERS_MISTAKE)
@@ -97,7 +99,11 @@ def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, ove
     return Outcome(slide, state, time.perf_counter() - began, summary, prepared.run.store.uri)
 
 
-def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
+def _say_waiting(slide: str) -> None:
+    print(f"{slide}: another run is making this result; waiting for its end", file=sys.stderr, flush=True)
+
+
+def _run(prepared: Prepared, shared: _Shared, view: ProgressView, claim: Claim) -> Summary:
     plan, uri = prepared.run.plan, prepared.run.store.uri
     if prepared.state is State.DONE:
         summary = read_summary(prepared.run.store)
@@ -111,7 +117,7 @@ def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
             f"{plan.model.name} {plan.model.version} in {plan.model.precision}"
             + (", resumed" if prepared.state is State.RESUMED else "")
         )
-        summary = finish(prepared, shared.get(), view)
+        summary = finish(prepared, shared.get(), view, claim)
         view.line(
             f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of tissue "
             f"({summary.tissue_mm2:.4g} mm2)"

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,19 +51,27 @@ class Claim:
         self._lost.set()
 
 
+def _silently() -> None:
+    pass
+
+
 @contextmanager
-def claimed(uri: str) -> Iterator[Claim]:
-    """The claim of a result (a local folder or s3://…); waits while another run holds it."""
-    with _claimed_in_bucket(uri) if uri.startswith("s3://") else _claimed_on_disk(uri) as claim:
+def claimed(uri: str, on_wait: Callable[[], None] = _silently) -> Iterator[Claim]:
+    """The claim of a result (a local folder or s3://…).
+
+    Waits while another run holds it; then `on_wait` is called once.
+    """
+    in_bucket = uri.startswith("s3://")
+    with _claimed_in_bucket(uri, on_wait) if in_bucket else _claimed_on_disk(uri, on_wait) as claim:
         yield claim
 
 
 @contextmanager
-def _claimed_on_disk(uri: str) -> Iterator[Claim]:
+def _claimed_on_disk(uri: str, on_wait: Callable[[], None]) -> Iterator[Claim]:
     path = Path(uri).expanduser().absolute()
     path = path.with_name(path.name + CLAIM)
     new = [folder for folder in path.parents if not folder.exists()]
-    file = _lock(path)
+    file = _lock(path, on_wait)
     try:
         yield Claim()
     finally:
@@ -74,8 +82,9 @@ def _claimed_on_disk(uri: str) -> Iterator[Claim]:
                 folder.rmdir()
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, on_wait: Callable[[], None]) -> int:
     """A locked file that lies at the path: its descriptor."""
+    has_told = False
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +94,9 @@ def _lock(path: Path) -> int:
         except OSError as error:
             raise CannotWrite(str(path.parent), str(error.strerror)) from error
         while not _try_lock(file):
+            if not has_told:
+                on_wait()
+                has_told = True
             time.sleep(WAIT_S)
         # Its holder may have removed it while we waited; then another file is the claim.
         with suppress(FileNotFoundError):
@@ -103,9 +115,9 @@ def _try_lock(file: int) -> bool:
 
 
 @contextmanager
-def _claimed_in_bucket(uri: str) -> Iterator[Claim]:
+def _claimed_in_bucket(uri: str, on_wait: Callable[[], None]) -> Iterator[Claim]:
     lease = _Lease(uri.rstrip("/") + CLAIM)
-    lease.take()
+    lease.take(on_wait)
     claim, ended = Claim(), threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, claim, ended), daemon=True)
     renewing.start()
@@ -143,11 +155,13 @@ class _Lease:
         self._at = {"Bucket": bucket, "Key": key}
         self.etag = ""
 
-    def take(self) -> None:
+    def take(self, on_wait: Callable[[], None]) -> None:
         """Make it, or wait until it is gone or has not changed for `SILENT_S`."""
         seen, since_s = "", time.monotonic()
         while not self.replace(None):
             etag = self._etag_there()
+            if etag and not seen:
+                on_wait()
             if etag != seen:
                 seen, since_s = etag, time.monotonic()
             # Our own clock, and only how long it did not change: the hosts' clocks may differ.

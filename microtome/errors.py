@@ -349,6 +349,18 @@ class SlideReplaced(MicrotomeError):
         )
 
 
+class SlideChanged(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} was replaced while it was being segmented; what was begun is of two slides and is "
+            "removed: start it again when the slide rests"
+        )
+
+
 class PrefectUnreachable(MicrotomeError):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(url, reason)
@@ -369,3 +381,17 @@ class PrefectRefused(MicrotomeError):
     def __str__(self) -> str:
         hint = "; register the deployments: `make up`" if self.status == 404 else ""
         return f"Prefect at {self.url} refuses the run ({self.status}): {self.detail}{hint}"
+
+
+class TileNotCopyable(MicrotomeError):
+    """A tile of another kind than those that were looked at when the run was planned."""
+
+    def __init__(self, uri: str, y_px: int, x_px: int, reason: str) -> None:
+        super().__init__(uri, y_px, x_px, reason)
+        self.uri, self.y_px, self.x_px, self.reason = uri, y_px, x_px, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri}: of the tiles of level 0, {self.reason} (at y={self.y_px:,} x={self.x_px:,}): it "
+            "cannot be copied; keep the pixels another way: --pixels lossless --overwrite"
+        )

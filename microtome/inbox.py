@@ -114,7 +114,10 @@ def look(uri: str) -> SlideVersion:
     if not uri.startswith("s3://"):
         return _look_at_files(uri)
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    head = _s3().call_s3("head_object", Bucket=bucket, Key=key)
+    try:
+        head = _s3().call_s3("head_object", Bucket=bucket, Key=key)
+    except FileNotFoundError:
+        return _look_at_prefix(uri)
     return SlideVersion(uri, head["ContentLength"], _stamp(head.get("ETag"), head["LastModified"]))
 
 
@@ -163,6 +166,20 @@ def _look_at_files(path: str) -> SlideVersion:
     stats = [part.stat() for part in parts]
     size = sum(stat.st_size for stat in stats)
     return SlideVersion(path, size, f"{len(parts)} {max(stat.st_mtime_ns for stat in stats)}")
+
+
+def _look_at_prefix(uri: str) -> SlideVersion:
+    """A slide of many objects (DICOM): their names, sizes and ETags."""
+    root = uri.removeprefix("s3://").rstrip("/") + "/"
+    found: dict[str, dict[str, Any]] = _s3().find(root, detail=True)
+    if not found:
+        raise FileNotFoundError(uri)
+    parts = [
+        f"{path} {found[path]['size']} {_stamp(found[path].get('ETag'), found[path]['LastModified'])}"
+        for path in sorted(found)
+    ]
+    size = sum(about["size"] for about in found.values())
+    return SlideVersion(uri, size, uuid.uuid5(SLIDES, "\n".join(parts)).hex)
 
 
 def parts_of(slide: Path) -> list[Path]:

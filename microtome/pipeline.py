@@ -1,19 +1,24 @@
-"""A slide in, a result out: plan, claim the result, run the stages in order."""
+"""A slide in, a result out: plan, take the result's place, run the stages in order."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 from microtome import stages
+from microtome.claim import Claim
 from microtome.cluster import Cluster
-from microtome.errors import NotOurFolder, ResultOfAnotherPlan, SlideDamaged
+from microtome.errors import NotOurFolder, ResultOfAnotherPlan, SlideChanged, SlideDamaged
+from microtome.inbox import SlideVersion, look
 from microtome.options import Options
 from microtome.plan import Plan, make_plan
 from microtome.report.summary import Summary, read_summary
+from microtome.slides import open_slide
 from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
 from microtome.store import ResultStore, is_published, result_uri
 
-__all__ = ["Prepared", "State", "abandon", "finish", "is_published", "prepare", "result_uri"]
+__all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "stages_of"]
 
 
 class State(StrEnum):
@@ -30,6 +35,8 @@ class Prepared:
 
     run: Run
     state: State
+    version: SlideVersion | None = None
+    """The slide's, before anything of it was computed; None where only its header can tell."""
 
 
 def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = False) -> Prepared:
@@ -62,28 +69,66 @@ def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = 
     if state is not State.DONE:
         store.clean()
         store.put("plan.json", plan.to_json())
-    return Prepared(Run(plan, store), state)
+    return Prepared(Run(plan, store), state, _version(plan.slide.uri))
 
 
-def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard) -> Summary:
+def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard, claim: Claim | None = None) -> Summary:
     """Run every stage that is not complete.
 
     Raises
     ------
+    ClaimLost, SlideChanged, SlideDamaged
+        As `stages_of` says.
+    """
+    with stages_of(prepared, claim or Claim()) as order:
+        for stage in order:
+            stage.run(prepared.run, cluster, on_shard)
+    return read_summary(prepared.run.store)
+
+
+@contextmanager
+def stages_of(prepared: Prepared, claim: Claim) -> Iterator[Iterator[stages.Stage]]:
+    """The stages in their order, for a block that runs each: what must hold is checked before it gets one.
+
+    Raises
+    ------
+    ClaimLost
+        If another run has taken the result over; it is left as it is.
+    SlideChanged
+        If the slide was replaced meanwhile. Nothing is published, the result is removed.
     SlideDamaged
         If tiles of the slide cannot be decoded; a result that this run began is removed.
     """
-    run = prepared.run
+    store = prepared.run.store
     try:
-        for stage in stages.ORDER:
-            stage.run(run, cluster, on_shard)
-    except SlideDamaged:
-        abandon(prepared)
+        yield _checked(prepared, claim)
+    except SlideChanged:
+        store.delete("")
         raise
-    return read_summary(run.store)
+    except SlideDamaged:
+        if prepared.state is State.NEW:
+            store.delete("")
+        raise
 
 
-def abandon(prepared: Prepared) -> None:
-    """Remove a result that this run began and that can never be finished."""
-    if prepared.state is State.NEW:
-        prepared.run.store.delete("")
+def _checked(prepared: Prepared, claim: Claim) -> Iterator[stages.Stage]:
+    for stage in stages.ORDER:
+        claim.check(prepared.run.store.uri)
+        if stage is stages.publish:
+            _check_slide(prepared)
+        yield stage
+
+
+def _check_slide(prepared: Prepared) -> None:
+    """Every shard was computed by now: from the slide that was planned, if that is still there."""
+    slide = prepared.run.plan.slide
+    with closing(open_slide(slide.uri)) as now:
+        is_other = now.identity != slide.identity
+    if is_other or _version(slide.uri) != prepared.version:
+        raise SlideChanged(slide.uri)
+
+
+def _version(uri: str) -> SlideVersion | None:
+    if "://" in uri and not uri.startswith("s3://"):
+        return None
+    return look(uri)

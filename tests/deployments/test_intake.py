@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 
+from microtome.inbox import look
 from tests.deployments.conftest import TOKEN, serving
 from tests.deployments.test_notifications import ENCODED, KEY, record
 
@@ -87,6 +88,23 @@ def test_what_prefect_did_not_take_is_to_be_sent_again(s3, post, prefect):
     prefect.status = 204
     assert post(upload("in/a.svs")) == 204
     assert len(prefect.events) == 1
+
+
+def test_what_is_wrong_with_one_record_keeps_back_no_other(s3, post, prefect, monkeypatch):
+    put(s3, "in/a.svs")
+    put(s3, "in/b.svs")
+    good = [record("ObjectCreated:Put", "slides", key) for key in ("in/a.svs", "in/b.svs")]
+    bad = [record("ObjectCreated:Put", *place) for place in (("slides", "../c"), ("foreign", "in/a.svs"))]
+    assert post(json.dumps({"Records": [bad[0], good[0], bad[1]]}).encode()) == 204
+
+    def away(uri):
+        if uri.endswith("b.svs"):
+            raise PermissionError(uri)
+        return look(uri)
+
+    monkeypatch.setattr("deployments.arrivals.look", away)
+    assert post(json.dumps({"Records": [good[1], good[0]]}).encode()) == 503, "b.svs has to come again"
+    assert [event["payload"]["slide"] for event in prefect.events] == ["s3://slides/in/a.svs"] * 2
 
 
 def test_a_store_that_is_away_means_later(s3, post, prefect):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deployments.notifications import Malformed, Upload, uploads_of
+from deployments.notifications import Malformed, Notification, Upload, read_notification
 
 KEY = "in/A b+c%d é.svs"
 ENCODED = "in/A+b%2Bc%25d+%C3%A9.svs"
@@ -34,14 +34,14 @@ DIALECTS = {
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_dialect_names_the_same_object(dialect):
-    (upload,) = uploads_of(json.dumps(DIALECTS[dialect]).encode())
+    (upload,) = read_notification(json.dumps(DIALECTS[dialect]).encode()).uploads
     assert upload.bucket == "slides"
     assert KEY in upload.keys
 
 
 def test_two_records_of_one_upload_are_one():
     two = {"Records": [record("s3:ObjectCreated:Put", "slides", "a.svs", size=size) for size in (0, 9)]}
-    assert uploads_of(json.dumps(two).encode()) == (Upload("slides", "a.svs"),)
+    assert read_notification(json.dumps(two).encode()).uploads == (Upload("slides", "a.svs"),)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_two_records_of_one_upload_are_one():
     ],
 )
 def test_what_is_no_upload_is_passed_over(body):
-    assert uploads_of(json.dumps(body).encode()) == ()
+    assert read_notification(json.dumps(body).encode()) == Notification()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_is_no_upload_is_passed_over(body):
 )
 def test_keys_that_no_slide_has_are_refused(key):
     with pytest.raises(Malformed):
-        uploads_of(json.dumps({"Records": [record("s3:ObjectCreated:Put", "slides", key)]}).encode())
+        read_notification(json.dumps({"Records": [record("s3:ObjectCreated:Put", "slides", key)]}).encode())
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,19 @@ def test_keys_that_no_slide_has_are_refused(key):
 )
 def test_what_is_no_notification_is_refused(body):
     with pytest.raises(Malformed):
-        uploads_of(body)
+        read_notification(body)
 
 
 def test_a_record_without_bucket_is_refused():
     with pytest.raises(Malformed):
-        uploads_of(json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": {}}]}).encode())
+        read_notification(json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": {}}]}).encode())
+
+
+@pytest.mark.parametrize(
+    "bad", [7, {"eventName": "ObjectCreated:Put"}, record("ObjectCreated:Put", "slides", "../x")]
+)
+def test_a_bad_record_is_named_and_keeps_back_no_good_one(bad):
+    good = record("ObjectCreated:Put", "slides", "a.svs")
+    read = read_notification(json.dumps({"Records": [bad, good]}).encode())
+    assert read.uploads == (Upload("slides", "a.svs"),)
+    assert len(read.bad_records) == 1
