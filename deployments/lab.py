@@ -54,6 +54,10 @@ class Lab:
         return self.port("INTAKE", 9000)
 
     @property
+    def exporter_port(self) -> int:
+        return self.port("EXPORTER", 9464)
+
+    @property
     def scheduler(self) -> str:
         return f"tcp://127.0.0.1:{self.port('DASK', 8786)}"
 
@@ -67,6 +71,7 @@ class Lab:
         defaults = {
             "PREFECT_HOME": str(self.state / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_METRICS_ENABLED": "true",
             # A run starts up to so many seconds after its event; 10 and 15 by default.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",
@@ -102,6 +107,7 @@ class Lab:
             ],
             "worker": [*prefect, "worker", "start", "--pool", POOL, "--type", "process"],
             "intake": [python, "-m", "deployments.intake", "--port", str(self.intake_port)],
+            "exporter": [python, "-m", "deployments.exporter", "--port", str(self.exporter_port)],
         }
 
 

@@ -2,15 +2,25 @@
 
 Workers count what they do as they do it, so a Dask worker's `/metrics` shows a run while it
 runs. Every series carries the model and its precision, so that two models side by side in one
-cluster are told apart.
+cluster are told apart. No label has more than a few values: slides and runs are none of them.
+docs/metrics.md says what each is for.
 """
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Gauge, Histogram
 
 from microtome.records import ShardReport
 
 LABELS = ("stage", "model", "precision")
-SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+TILED = "infer"
+"""The stage that works tile by tile."""
+SECONDS = (
+    *(0.025, 0.04, 0.063, 0.1, 0.16, 0.25, 0.4, 0.63, 1, 1.6, 2.5, 4, 6.3),
+    *(10, 16, 25, 40, 63, 100, 160, 250, 400),
+)
+"""Each 1.6 times the one before, so that a quantile read between two of them is some 25 % off at most."""
 
 shard_seconds = Histogram(
     "microtome_shard_seconds", "Seconds that one shard of a stage took.", LABELS, buckets=SECONDS
@@ -32,12 +42,33 @@ seam_violations = Counter(
     "Shards whose seam needed more than their eight neighbours to be settled.",
     LABELS,
 )
-failures = Counter("microtome_failures", "Shards that failed, by reason.", ("stage", "reason"))
+failures = Counter(
+    "microtome_failures", "Shards that failed, by class of the error.", (*LABELS, "reason")
+)
+running = Gauge("microtome_shards_running", "Shards being worked on.", LABELS)
+
+COUNTERS = (cpu_seconds, pixels, tiles, nuclei, bytes_read, bytes_written, seam_conflicts, seam_violations)
 
 
-def observe(report: ShardReport, model: str, precision: str) -> None:
-    """Count one finished shard."""
-    labels = (report.stage, model, precision)
+@contextmanager
+def at_work(stage: str, model: str, precision: str) -> Iterator[None]:
+    """Around the work on a shard: show that it goes on."""
+    labels = (stage_of(stage), model, precision)
+    # Prometheus takes no increase from a series' first value: every series is there, as 0, before it counts.
+    for metric in (*COUNTERS, shard_seconds, *((tile_seconds,) if stage == TILED else ())):
+        metric.labels(*labels)
+    with running.labels(*labels).track_inprogress():
+        yield
+
+
+def fail(stage: str, model: str, precision: str, error: Exception) -> None:
+    """Count a shard that failed."""
+    failures.labels(stage_of(stage), model, precision, type(error).__name__).inc()
+
+
+def observe(report: ShardReport, model: str, precision: str, *, is_widened: bool = False) -> None:
+    """Count one finished shard; widened is one whose seam needed more than its eight neighbours."""
+    labels = (stage_of(report.stage), model, precision)
     shard_seconds.labels(*labels).observe(report.seconds)
     for seconds in report.tile_s:
         tile_seconds.labels(*labels).observe(seconds)
@@ -49,5 +80,11 @@ def observe(report: ShardReport, model: str, precision: str) -> None:
         (bytes_read, report.bytes_read),
         (bytes_written, report.bytes_written),
         (seam_conflicts, report.seam_conflicts),
+        (seam_violations, is_widened),
     ):
         counter.labels(*labels).inc(amount)
+
+
+def stage_of(sweep: str) -> str:
+    """The stage that a sweep is part of: `pyramid` of `pyramid.3`."""
+    return sweep.partition(".")[0]

@@ -29,7 +29,7 @@ class Submitted:
 
 
 class PrefectApi:
-    """The few requests that this module makes; settings as Prefect's own, from the environment."""
+    """The few requests that are made without Prefect; settings as its own, from the environment."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self.url = environ.get("PREFECT_API_URL", DEFAULT_API).rstrip("/")
@@ -50,26 +50,38 @@ class PrefectApi:
         PrefectRefused
             If it has no such deployment, or a parameter does not fit.
         """
-        deployment = self._request("GET", f"/deployments/name/{DEPLOYMENT}")
+        deployment = self.request("GET", f"/deployments/name/{DEPLOYMENT}")
         told = {"slide": _absolute(slide), "output": _absolute(output), **parameters}
-        run = self._request("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": told})
-        return Submitted(run["id"], f"{self.pages}/runs/flow-run/{run['id']}")
+        run = self.request("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": told})
+        return Submitted(run["id"], self.page(run["id"]))
+
+    def page(self, run_id: str) -> str:
+        """Address of a run for people."""
+        return f"{self.pages}/runs/flow-run/{run_id}"
 
     def wait(self, run: Submitted) -> tuple[bool, str]:
         """Wait for the end of a run: whether it was completed, and its last message."""
         while True:
-            state: dict[str, Any] = self._request("GET", f"/flow_runs/{run.id}")["state"]
+            state: dict[str, Any] = self.request("GET", f"/flow_runs/{run.id}")["state"]
             if state["type"] in FINAL:
                 return state["type"] == "COMPLETED", state.get("message") or state["name"]
             time.sleep(LOOK_EVERY_S)
 
-    def _request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """What the server answers, as JSON.
+
+        Raises
+        ------
+        PrefectUnreachable
+            If no server answers.
+        PrefectRefused
+            If it answers with an error.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self._headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=ANSWER_WITHIN_S) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
+                return json.load(answer)
         except urllib.error.HTTPError as error:
             raise PrefectRefused(self.url, error.code, _detail(error.read())) from error
         except OSError as error:

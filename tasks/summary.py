@@ -1,4 +1,4 @@
-"""The result as a page in Prefect: the numbers that matter and where the result lies."""
+"""The result in Prefect: a page with the numbers that matter, and the same as figures for Prometheus."""
 
 import re
 
@@ -6,16 +6,18 @@ from prefect.artifacts import create_markdown_artifact
 
 from microtome.report.summary import Summary
 from microtome.stages.run import Run
+from tasks.figures import of_result, write_figures
 
 
 def show_summary(run: Run, summary: Summary) -> None:
-    """A markdown artifact of the flow run; under one key a slide, so its runs can be compared."""
+    """A markdown artifact, under one key a slide, so its runs can be compared; and the run's figures."""
     slide = run.plan.slide.name
     create_markdown_artifact(
         markdown(run, summary),
         key="slide-" + re.sub(r"[^a-z0-9]+", "-", slide.lower()).strip("-"),
         description=f"{slide}: {summary.nuclei:,} nuclei",
     )
+    write_figures(of_result(run, summary))
 
 
 def markdown(run: Run, summary: Summary) -> str:

@@ -134,14 +134,16 @@ def stage_report(stage: str, *sweeps: Swept) -> StageReport:
 def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> ShardReport:
     """One task, in a worker: do the shard, write its record, count it."""
     run = open_run(ref)
+    model = (run.plan.model.name, run.plan.model.precision)
     tally = Tally()
     began_s, began, cpu = time.time(), time.perf_counter(), time.process_time()
     try:
-        work(run, shard, tally, *more)
+        with metrics.at_work(name, *model):
+            work(run, shard, tally, *more)
     except BadTiles as error:
         tally.bad_tiles.update(error.tiles)
     except Exception as error:
-        metrics.failures.labels(name, type(error).__name__).inc()
+        metrics.fail(name, *model, error)
         error.add_note(f"in stage {name}, shard {shard} of {run.plan.slide.uri}")
         raise
     report = ShardReport(
@@ -166,9 +168,7 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
     )
     if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":
         run.store.put_report(report)
-    metrics.observe(report, run.plan.model.name, run.plan.model.precision)
-    if tally.is_widened:
-        metrics.seam_violations.labels(name, run.plan.model.name, run.plan.model.precision).inc()
+    metrics.observe(report, *model, is_widened=tally.is_widened)
     return report
 
 

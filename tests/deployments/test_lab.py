@@ -31,6 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
 ]
 
+PORTS = ("PREFECT", "DASK", "DASK_PAGES", "EXPORTER")
 ODD = "in/A b+c%d é.tif"
 FIELD = Window(1900, 6592, 2200, 6992)
 
@@ -63,7 +64,7 @@ def lab(shared_data, tmp_path_factory):
         tmp_path_factory.mktemp("s3") / "data",
         f"http://vgw:{urllib.parse.quote(token)}@127.0.0.1:{intake}/events",
     )
-    ports = {f"MICROTOME_{name}_PORT": str(free_port()) for name in ("PREFECT", "DASK", "DASK_PAGES")}
+    ports = {f"MICROTOME_{name}_PORT": str(free_port()) for name in PORTS}
     told = {
         "MICROTOME_SOURCES": "s3://slides/in",
         "MICROTOME_OUTPUT": "s3://results",
