@@ -14,6 +14,7 @@ from rich.table import Table
 from microtome.claim import Claim, claimed
 from microtome.cluster import Cluster, ClusterSpec, connect
 from microtome.console import ProgressView
+from microtome.copying import CANNOT
 from microtome.errors import MicrotomeError
 from microtome.options import Options
 from microtome.pipeline import Prepared, State, finish, is_published, prepare, result_uri
@@ -117,6 +118,8 @@ def _run(prepared: Prepared, shared: _Shared, view: ProgressView, claim: Claim) 
             f"{plan.model.name} {plan.model.version} in {plan.model.precision}"
             + (", resumed" if prepared.state is State.RESUMED else "")
         )
+        if plan.copied is not None or plan.why_pixels.startswith(CANNOT):
+            view.line(f"pixels  {plan.pixels_in_words}")
         summary = finish(prepared, shared.get(), view, claim)
         view.line(
             f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of tissue "

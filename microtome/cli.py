@@ -45,6 +45,13 @@ NoTissue = Annotated[bool, typer.Option("--no-tissue", help="Look for nuclei eve
 ShardSize = Annotated[
     int | None, typer.Option("--shard-size", metavar="PX", help="Side of a shard; by the slide's size.")
 ]
+PixelsChoice = Annotated[
+    PixelsOption | None,
+    typer.Option(
+        help="What the result keeps of the pixels; source: the slide's own JPEG tiles, copied, "
+        "the default from 5 gigapixels on.",
+    ),
+]
 OnBadTile = Annotated[
     BadTileOption,
     typer.Option("--on-bad-tile", help="Tiles that cannot be decoded: stop, or glass."),
@@ -68,7 +75,7 @@ def segment(
     tissue: Tissue = None,
     no_tissue: NoTissue = False,
     ngff: Annotated[Ngff, typer.Option(help="0.4 for older readers, QuPath 0.7 among them.")] = "0.5",
-    pixels: Annotated[PixelsOption, typer.Option(help="What the result keeps of the pixels.")] = "lossless",
+    pixels: PixelsChoice = None,
     workers: Annotated[int | None, typer.Option(help="Processes here; one a core by default.")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://…", help="A Dask cluster.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,

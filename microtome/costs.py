@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from microtome.copying import Kept
 from microtome.cpu import InstructionSet
 from microtome.model import Precision
 from microtome.plan import Plan
@@ -24,7 +25,7 @@ START_S = 8.0
 """Planning, workers, imports."""
 COPY_CORE_MP_S = 60.0
 """Level-0 px copied and halved by one core."""
-STORED_BYTES_PX = {"lossless": 2.7, "none": 0.1}
+STORED_BYTES_PX: dict[Kept, float] = {"lossless": 2.7, "source": 0.4, "none": 0.1}
 """Bytes of a result per level-0 px, pyramid included, by what it keeps of the pixels."""
 WORKER_BYTES = {Precision.F32: 1_400_000_000, Precision.BF16: 1_300_000_000, Precision.INT8: 1_100_000_000}
 

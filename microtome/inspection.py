@@ -28,6 +28,7 @@ def inspect_slide(uri: str, options: Options) -> str:
             f"tissue     {share:.0%} ({slide_mm2:,.4g} mm2 of slide, {plan.tissue_mm2:,.4g} mm2 of tissue)",
             f"model      {plan.model.name} {plan.model.version} at {plan.model.mpp:g} um/px "
             f"(level 0 x {plan.scale.factor:g}), {plan.model.precision}: {plan.model.why_precision}",
+            f"pixels     {plan.pixels_in_words}",
             f"a run      {costs.shards:,} shards, {costs.shards_with_tissue:,} with tissue; "
             f"{costs.tiles:,} tiles, {costs.network_px / 1e6:,.0f} MP for the network; "
             f"about {_duration(costs.seconds)} on this machine ({cores()} cores), "

@@ -24,7 +24,24 @@ GLASS = 255
 TASK_LEVELS = 3
 """Levels that one task makes from a block of the level below them."""
 
+OPENED_BY = (
+    "zarr-python 3 with imagecodecs, on Python 3.12 or newer. Its codec imagecodecs_jpeg is registered by: "
+    "pip install microtome; or: pip install zarr imagecodecs, and in the program: import imagecodecs.zarr; "
+    "imagecodecs.zarr.register_codecs()"
+)
+"""Who reads an array of JPEG chunks; stands in its metadata."""
+
 type Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Jpeg:
+    """How chunks of pixels are compressed, where not by zstd."""
+
+    quality: int
+    """1..100."""
+    subsampling: str
+    """Of chroma, as codecs name it: `420`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +57,8 @@ class ArraySpec:
     dtype: Literal["uint8", "uint32"]
     fill: int
     ngff: Literal["0.5", "0.4"]
+    jpeg: Jpeg | None = None
+    """Of chunks that are JPEG streams, (c, y, x) pixels only."""
 
     @cached_property
     def grid(self) -> Grid:
@@ -66,9 +85,14 @@ def level_sizes(plan: "Plan") -> tuple[tuple[int, int], ...]:
     return tuple(sizes)
 
 
-def shard_px(plan: "Plan", level: int) -> int:
-    """Side of a shard: `shard_px` at level 0, then 1/2, 1/4, 1/8 of it, and again from 1/2."""
-    return plan.shard_px >> ((level - 1) % TASK_LEVELS + 1 if level else 0)
+def shard_px(finest_px: int, level: int) -> int:
+    """Side of a shard: `finest_px` at level 0, then 1/2, 1/4, 1/8 of it, and again from 1/2."""
+    return finest_px >> ((level - 1) % TASK_LEVELS + 1 if level else 0)
+
+
+def image_shard_px(plan: "Plan") -> int:
+    """Side of a shard of the pixels' level 0: the plan's, or what the slide's own tiles fill."""
+    return plan.copied.shard_px if plan.copied is not None else plan.shard_px
 
 
 def image_arrays(plan: "Plan") -> tuple[ArraySpec, ...]:
@@ -84,8 +108,10 @@ def label_arrays(plan: "Plan") -> tuple[ArraySpec, ...]:
 
 
 def _image(plan: "Plan", level: int, size: tuple[int, int]) -> ArraySpec:
-    side = shard_px(plan, level)
-    chunk = gcd(side, CHUNK_PX)
+    side, copied = shard_px(image_shard_px(plan), level), plan.copied
+    most_px = CHUNK_PX if copied is None or (level and copied.tile_px > CHUNK_PX) else copied.tile_px
+    chunk = gcd(side, most_px)
+    jpeg = Jpeg(copied.quality, copied.subsampling.replace(":", "")) if copied is not None else None
     return ArraySpec(
         path=str(level),
         shape=(3, *size),
@@ -94,11 +120,12 @@ def _image(plan: "Plan", level: int, size: tuple[int, int]) -> ArraySpec:
         dtype="uint8",
         fill=GLASS,
         ngff=plan.ngff,
+        jpeg=jpeg,
     )
 
 
 def _labels(plan: "Plan", level: int, size: tuple[int, int]) -> ArraySpec:
-    side = shard_px(plan, level)
+    side = shard_px(plan.shard_px, level)
     chunk = gcd(side, CHUNK_PX)
     return ArraySpec(
         path=f"{LABELS}/{level}",
@@ -224,12 +251,14 @@ def _array_v2(spec: ArraySpec) -> Json:
     }
 
 
+_ZSTD = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
+
+
 def _array_v3(spec: ArraySpec) -> Json:
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    zstd = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
     sharding = {
         "chunk_shape": spec.chunk_shape,
-        "codecs": [little, zstd],
+        "codecs": _jpeg_codecs(spec.jpeg) if spec.jpeg else [little, _ZSTD],
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
@@ -243,8 +272,17 @@ def _array_v3(spec: ArraySpec) -> Json:
         "fill_value": spec.fill,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "dimension_names": ["c", "y", "x"][-len(spec.shape) :],
-        "attributes": {},
+        "attributes": {"opened_by": OPENED_BY} if spec.jpeg else {},
     }
+
+
+def _jpeg_codecs(jpeg: Jpeg) -> list[Json]:
+    """JPEG holds (y, x, c); quality and subsampling are those of the levels above 0."""
+    options = {"level": jpeg.quality, "subsampling": jpeg.subsampling}
+    return [
+        {"name": "transpose", "configuration": {"order": [1, 2, 0]}},
+        {"name": "imagecodecs_jpeg", "configuration": options},
+    ]
 
 
 def _dump(document: Json) -> bytes:

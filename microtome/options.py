@@ -7,7 +7,7 @@ from microtome.errors import OptionError
 
 PrecisionOption = Literal["auto", "f32", "bf16", "int8"]
 Ngff = Literal["0.5", "0.4"]
-PixelsOption = Literal["lossless", "none"]
+PixelsOption = Literal["lossless", "source", "none"]
 BadTileOption = Literal["fail", "blank"]
 
 SHARD_STEP_PX = 512
@@ -28,8 +28,8 @@ class Options:
     no_tissue: bool = False
     """Look for nuclei everywhere."""
     ngff: Ngff = "0.5"
-    pixels: PixelsOption = "lossless"
-    """What the result holds of the slide's pixels."""
+    pixels: PixelsOption | None = None
+    """What the result holds of the slide's pixels; by the slide's size when None."""
     shard_px: int | None = None
     """Side of a shard, level-0 px; by the size of the slide when None."""
     on_bad_tile: BadTileOption = "fail"
@@ -38,12 +38,12 @@ class Options:
         choices: dict[str, tuple[object, tuple[object, ...]]] = {
             "--precision": (self.precision, ("auto", "f32", "bf16", "int8")),
             "--ngff": (self.ngff, ("0.5", "0.4")),
-            "--pixels": (self.pixels, ("lossless", "none")),
+            "--pixels": (self.pixels, (None, "lossless", "source", "none")),
             "--on-bad-tile": (self.on_bad_tile, ("fail", "blank")),
         }
         for option, (value, allowed) in choices.items():
             if value not in allowed:
-                raise OptionError(option, value, "one of " + ", ".join(map(str, allowed)))
+                raise OptionError(option, value, "one of " + ", ".join(str(one) for one in allowed if one))
         if self.tissue is not None and self.no_tissue:
             raise OptionError("--tissue", self.tissue, "left out together with --no-tissue")
         if self.shard_px is not None and not (

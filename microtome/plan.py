@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 import microtome
+from microtome.copying import CopiedJpeg, Kept, choose_pixels, in_words
 from microtome.cpu import choose_precision, machine_record
 from microtome.errors import AbsurdResolution, NoResolution, OptionError
 from microtome.grid import Grid, Scale, Window
@@ -104,9 +105,17 @@ class Plan:
     """Context that the network sees around a core, network px."""
     align_px: int
     ngff: Literal["0.5", "0.4"]
-    pixels: Literal["lossless", "none"]
+    pixels: Kept
     levels: int
     """Levels of the result's pyramid, level 0 included."""
+    why_pixels: str = ""
+    copied: CopiedJpeg | None = None
+    """How the slide's tiles are copied, where `pixels` is `source`."""
+
+    @property
+    def pixels_in_words(self) -> str:
+        """What is kept of the pixels and why, for people."""
+        return in_words(self.pixels, self.why_pixels, self.copied)
 
     @property
     def height_px(self) -> int:
@@ -153,13 +162,14 @@ class Plan:
     def fingerprint(self) -> str:
         """sha256 of the plan's canonical JSON, hex.
 
-        Where the slide and the model lie does not count, nor why a precision was chosen: what
-        they are does.
+        Where the slide and the model lie does not count, nor why a precision or a way to keep
+        pixels was chosen: what they are does.
         """
         anywhere = replace(
             self,
             slide=replace(self.slide, uri=""),
             model=replace(self.model, uri="", why_precision=""),
+            why_pixels="",
         )
         return hashlib.sha256(anywhere.to_json()).hexdigest()
 
@@ -214,6 +224,7 @@ def make_plan(uri: str, options: Options) -> Plan:
         )
         shard_px = options.shard_px or _shard_px(slide)
         model = _model_record(card, folder, options, limits)
+        pixels = choose_pixels(slide, options, shard_px)
         return Plan(
             version=microtome.__version__,
             slide=SlideRecord(
@@ -240,7 +251,9 @@ def make_plan(uri: str, options: Options) -> Plan:
             halo_px=card.halo_px,
             align_px=card.align_px,
             ngff=options.ngff,
-            pixels=options.pixels,
+            pixels=pixels.kept,
+            why_pixels=pixels.why,
+            copied=pixels.copied,
             levels=levels_of(slide.levels[0].height_px, slide.levels[0].width_px),
         )
 

@@ -4,20 +4,24 @@ Our own encoder, because a shard must be made whole in memory before one atomic 
 the GIL, and faster than zarr-python does it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 import cv2
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 import zstandard
 
 from microtome.arrays import Labels, Pixels
-from microtome.ngff import ZSTD_LEVEL, ArraySpec
+from microtome.ngff import ZSTD_LEVEL, ArraySpec, Jpeg
 
 MISSING = 2**64 - 1
 """Offset and size of a chunk that is not there, in the index of a shard."""
+
+type Compress = Callable[[npt.NDArray[np.unsignedinteger]], bytes | None]
+"""Bytes of a part of a block, padded to a chunk; None where all of it is the fill value."""
 
 
 def encode(spec: ArraySpec, row: int, col: int, block: Pixels | Labels) -> Iterator[tuple[str, bytes]]:
@@ -39,7 +43,7 @@ def encode(spec: ArraySpec, row: int, col: int, block: Pixels | Labels) -> Itera
         NGFF 0.5: the shard, or nothing where all of it is the fill value. 0.4: each chunk that is
         not all fill.
     """
-    chunks = _encode_chunks(block, spec.chunk_shape, spec.fill)
+    chunks = _encode_chunks(block, spec.chunk_shape, spec.fill, spec.jpeg)
     side = spec.chunks_per_side
     if spec.ngff == "0.4":
         for index, text in chunks:
@@ -102,21 +106,65 @@ def assemble_shard(chunks: Mapping[tuple[int, ...], bytes], grid: Sequence[int])
     return b"".join((*parts, table, google_crc32c.value(table).to_bytes(4, "little")))
 
 
+def chunks_of(shard: bytes, grid: Sequence[int]) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """The chunks that `assemble_shard` put together, by their index, in raster order.
+
+    Raises
+    ------
+    ValueError
+        If the shard ends before its index does.
+    """
+    entries = int(np.prod(grid))
+    index = np.frombuffer(shard[-16 * entries - 4 : -4], "<u8").reshape(*grid, 2)
+    for place in np.ndindex(*grid):
+        offset, size = index[place].tolist()
+        if offset != MISSING:
+            yield place, shard[offset : offset + size]
+
+
 def _encode_chunks(
-    block: Pixels | Labels, chunk_shape: Sequence[int], fill: int
+    block: Pixels | Labels, chunk_shape: Sequence[int], fill: int, jpeg: Jpeg | None = None
 ) -> Iterator[tuple[tuple[int, ...], bytes]]:
-    """Index and zstd bytes of each chunk that is not all fill, in raster order."""
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
+    """Index and bytes of each chunk that is not all fill, in raster order."""
     side = chunk_shape[-1]
-    scratch = np.empty(chunk_shape, block.dtype)
-    empty = np.full(chunk_shape, fill, block.dtype).tobytes()
+    compress = _zstd(chunk_shape, block.dtype, fill) if jpeg is None else _jpeg(side, jpeg, fill)
     rows, cols = -(-block.shape[-2] // side), -(-block.shape[-1] // side)
     for row, col in product(range(rows), range(cols)):
-        part = block[..., row * side : (row + 1) * side, col * side : (col + 1) * side]
+        chunk = compress(block[..., row * side : (row + 1) * side, col * side : (col + 1) * side])
+        if chunk is not None:
+            yield (0,) * (block.ndim - 2) + (row, col), chunk
+
+
+def _zstd(chunk_shape: Sequence[int], dtype: npt.DTypeLike, fill: int) -> Compress:
+    """Padded with the fill value."""
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False)
+    scratch = np.empty(chunk_shape, dtype)
+    empty = np.full(chunk_shape, fill, dtype).tobytes()
+
+    def compress(part: npt.NDArray[np.unsignedinteger]) -> bytes | None:
         _fill_chunk(scratch, part, fill)
         chunk = scratch.tobytes()
-        if chunk != empty:
-            yield (0,) * (block.ndim - 2) + (row, col), compressor.compress(chunk)
+        return compressor.compress(chunk) if chunk != empty else None
+
+    return compress
+
+
+def _jpeg(side: int, jpeg: Jpeg, fill: int) -> Compress:
+    """Padded with the last row and column: an edge there would ring into the picture."""
+
+    def compress(part: npt.NDArray[np.unsignedinteger]) -> bytes | None:
+        if (part == fill).all():
+            return None
+        picture = np.ascontiguousarray(part.transpose(1, 2, 0))
+        below, right = side - picture.shape[0], side - picture.shape[1]
+        if below or right:
+            picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        stream: bytes = simplejpeg.encode_jpeg(
+            picture, quality=jpeg.quality, colorspace="RGB", colorsubsampling=jpeg.subsampling
+        )
+        return stream
+
+    return compress
 
 
 def _fill_chunk(

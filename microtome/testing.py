@@ -22,6 +22,9 @@ from microtome.errors import NoResultHere
 from microtome.ngff import ArraySpec, image_arrays, label_arrays, metadata
 from microtome.plan import Plan
 from microtome.records import KeyRecord
+from microtome.shards import chunks_of
+from microtome.slides import jpeg
+from microtome.slides.tiled import UndecodableTile
 from microtome.store import MANIFEST, ResultStore
 
 PLAN = "plan.json"
@@ -204,7 +207,12 @@ def _metadata_faults(store: ResultStore, documents: dict[str, bytes], sizes: dic
 
 def _array_checks(store: ResultStore, plan: Plan) -> list[Check]:
     specs = (*image_arrays(plan), *label_arrays(plan))
-    return [(_array_title(spec), partial(_array_faults, store, spec)) for spec in specs]
+    checks: list[Check] = [(_array_title(spec), partial(_array_faults, store, spec)) for spec in specs]
+    for spec in specs:
+        if spec.jpeg is not None:
+            title = f"every chunk of {spec.path} is a whole JPEG of {spec.chunk_shape[-1]:,} px"
+            checks.append((title, partial(_jpeg_faults, store, spec)))
+    return checks
 
 
 def _array_title(spec: ArraySpec) -> str:
@@ -217,3 +225,18 @@ def _array_faults(store: ResultStore, spec: ArraySpec) -> Iterator[str]:
     wanted = (spec.shape, spec.dtype, spec.fill, spec.chunk_shape)
     if found != wanted:
         yield f"{spec.path} has shape, dtype, fill and chunks {found}, but the plan says {wanted}"
+
+
+def _jpeg_faults(store: ResultStore, spec: ArraySpec) -> Iterator[str]:
+    side, present = spec.chunks_per_side, store.sizes(spec.path)
+    for shard in spec.grid:
+        key = spec.key(shard.row, shard.col)
+        for (_, row, col), stream in chunks_of(store.get(key), (1, side, side)) if key in present else ():
+            place = f"{key}: the chunk at {row}, {col}"
+            try:
+                found = jpeg.decode(stream).shape
+            except UndecodableTile as error:
+                yield f"{place} cannot be decoded ({error})"
+                continue
+            if found != (*spec.chunk_shape[1:], 3):
+                yield f"{place} is a picture of {found[1]:,} x {found[0]:,} px"

@@ -127,6 +127,8 @@ class Summary:
     model_digest: str
     precision: str
     precision_reason: str
+    pixels: str
+    """What the result keeps of the slide's pixels and why."""
     plan_fingerprint: str
     microtome_version: str
     command: str
@@ -169,6 +171,7 @@ def summarise(plan: Plan, stats: ShardStats, facts: RunFacts, cautions: Sequence
         model_digest=plan.model.digest,
         precision=plan.model.precision,
         precision_reason=plan.model.why_precision,
+        pixels=plan.pixels_in_words,
         plan_fingerprint=plan.fingerprint,
         microtome_version=plan.version,
         command=facts.command,

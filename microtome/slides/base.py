@@ -108,6 +108,32 @@ class Slide(Protocol):
         """
         ...
 
+    @property
+    def tile_size_px(self) -> tuple[int, int]:
+        """Height and width of a tile of level 0 in the file; of a strip, or what is read at once."""
+        ...
+
+    def read_with_jpeg(self, window: Window) -> tuple[Pixels, dict[tuple[int, int], bytes]]:
+        """A window of level 0 as by `read`, and its tiles as by `copy_jpeg`; the file is read once.
+
+        Tiles that cannot be decoded are among neither (`OnBadTile.BLANK`).
+        """
+        ...
+
+    def copy_jpeg(self, window: Window) -> dict[tuple[int, int], bytes]:
+        """The tiles of level 0 that cross a window, by row and column of the file's grid of tiles.
+
+        Each is a JPEG stream that decodes alone to the pixels that `read` gives, its entropy-coded
+        data as in the file. Nothing is decoded. Tiles that the file does not hold are left out; all
+        of them where tiles are no JPEG.
+
+        Raises
+        ------
+        UndecodableTile
+            If a tile is damaged before its first scan.
+        """
+        ...
+
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...

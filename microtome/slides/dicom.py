@@ -17,6 +17,7 @@ from microtome.arrays import Pixels
 from microtome.errors import DamagedSlide, NotASlide, UnsupportedSlide
 from microtome.slides import jpeg
 from microtome.slides.base import Mpp, OnBadTile
+from microtome.slides.jpeg_header import describe
 from microtome.slides.tiff_pages import to_levels
 from microtome.slides.tiled import Encoded, SlideFacts, TiledSlide, TileGrid, UndecodableTile
 
@@ -96,15 +97,23 @@ class DicomStore:
     def decode(self, level: int, index: int, encoded: Encoded, shrink: int) -> Pixels:
         """See `TileStore.decode`."""
         image, (frame,) = self._images[level], encoded
-        if str(image.transfer_syntax) in JPEG_SYNTAXES:
-            says = jpeg.AS_RGB if image.photometric_interpretation == "RGB" else b""
-            return jpeg.decode(frame if jpeg.says_colour(frame) else jpeg.complete(frame, b"", says), shrink)
+        stream = self.as_jpeg(level, encoded)
+        if stream is not None:
+            return jpeg.decode(stream, shrink)
         try:
             tile: Pixels = image.decoder.decode(frame)
         # pydicom, Pillow and imagecodecs each raise their own.
         except (ValueError, RuntimeError, OSError) as error:
             raise UndecodableTile(str(error)) from error
         return tile
+
+    def as_jpeg(self, level: int, encoded: Encoded) -> bytes | None:
+        """See `TileStore.as_jpeg`."""
+        image, (frame,) = self._images[level], encoded
+        if str(image.transfer_syntax) not in JPEG_SYNTAXES:
+            return None
+        says = jpeg.AS_RGB if image.photometric_interpretation == "RGB" else b""
+        return frame if jpeg.says_colour(frame) else jpeg.complete(frame, b"", says)
 
     def can_shrink(self, level: int) -> bool:
         """Whether libjpeg can average squares of 8 px while it decodes."""
@@ -137,7 +146,7 @@ def _compression(level: DicomLevel) -> str:
     if str(image.transfer_syntax) not in JPEG_SYNTAXES:
         return str(image.transfer_syntax.name)
     frame = image.get_encoded_tile(Point(0, 0), image.default_z, image.default_path)
-    return f"JPEG {jpeg.describe(frame)}".strip()
+    return f"JPEG {describe(frame)}".strip()
 
 
 def _identity(levels: Sequence[DicomLevel]) -> str:

@@ -82,6 +82,10 @@ class ImageStore:
         """See `TileStore.decode`."""
         return self._pixels
 
+    def as_jpeg(self, level: int, encoded: Encoded) -> bytes | None:
+        """See `TileStore.as_jpeg`. One picture is no grid of tiles."""
+        return None
+
     def can_shrink(self, level: int) -> bool:
         return False
 

@@ -7,11 +7,10 @@ import numpy as np
 import simplejpeg
 
 from microtome.arrays import Pixels
+from microtome.slides.jpeg_header import SOS, find
 from microtome.slides.tiled import UndecodableTile
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
-SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1"}
-SOS, SOF = 0xDA, {0xC0, 0xC1, 0xC2}
 # Adobe's marker, whose last byte says whether three components are RGB (0) or YCbCr (1).
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 AS_RGB, AS_YCBCR = ADOBE + b"\x00", ADOBE + b"\x01"
@@ -31,7 +30,7 @@ def complete(stream: bytes, tables: bytes = b"", colour: bytes = b"") -> bytes:
     """
     if not stream.startswith(SOI):
         raise UndecodableTile("no JPEG starts here")
-    scan = _find(stream, {SOS})
+    scan = find(stream, {SOS})
     shared = tables.removeprefix(SOI).removesuffix(EOI)
     return b"".join((SOI, shared, stream[2:scan], colour, stream[scan:]))
 
@@ -68,35 +67,10 @@ def decode(stream: bytes, shrink: int = 1) -> Pixels:
     return small
 
 
-def describe(stream: bytes) -> str:
-    """The chroma subsampling in words for people, `4:2:0`; empty where the stream does not say."""
-    try:
-        at = _find(stream, SOF)
-    except UndecodableTile:
-        return ""
-    if at + 18 > len(stream) or stream[at + 9] != 3:
-        return ""
-    luma, chroma = stream[at + 11], stream[at + 14]
-    ratio = (luma >> 4) // max(1, chroma >> 4), (luma & 15) // max(1, chroma & 15)
-    return {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1"}.get(
-        ratio, ""
-    )
-
-
 def says_colour(stream: bytes) -> bool:
     """Whether the stream has a JFIF or an Adobe marker."""
-    scan = _find(stream, {SOS})
+    scan = find(stream, {SOS})
     return b"JFIF\0" in stream[:scan] or b"\xff\xee\x00\x0eAdobe" in stream[:scan]
-
-
-def _find(stream: bytes, markers: set[int]) -> int:
-    """Where the first segment of one of these kinds starts."""
-    at = 2
-    while at + 4 <= len(stream) and stream[at] == 0xFF:
-        if stream[at + 1] in markers:
-            return at
-        at += 2 + int.from_bytes(stream[at + 2 : at + 4])
-    raise UndecodableTile(f"no marker of {sorted(markers)} before byte {at}")
 
 
 def blend_over_white(rgba: Pixels) -> Pixels:

@@ -17,16 +17,16 @@ import tifffile
 
 from microtome.arrays import Ints, Pixels
 from microtome.errors import DamagedSlide, TruncatedSlide, UnsupportedSlide
-from microtome.slides import jpeg
 from microtome.slides.base import OnBadTile
+from microtome.slides.jpeg_header import describe
 from microtome.slides.source import Source, SourceFile, identity
 from microtome.slides.tiff_decode import (
     JPEG_2000,
     compression_name,
     decoder,
-    first_jpeg,
     has_halved_chroma,
     is_jpeg,
+    standalone,
 )
 from microtome.slides.tiff_mpp import find_mpp
 from microtome.slides.tiff_pages import TiffLevel, find_levels, to_levels
@@ -112,6 +112,11 @@ class TiffStore:
         """See `TileStore.decode`."""
         return self._decoders[level](index, encoded, shrink)
 
+    def as_jpeg(self, level: int, encoded: Encoded) -> bytes | None:
+        """See `TileStore.as_jpeg`."""
+        stored = self._levels[level]
+        return standalone(stored.page, encoded[0]) if is_jpeg(stored) else None
+
     def can_shrink(self, level: int) -> bool:
         """Whether libjpeg can average squares of 8 px while it decodes, tile by tile."""
         grid = self._levels[level].grid
@@ -155,7 +160,7 @@ def _compression(level: TiffLevel, store: TiffStore) -> str:
     words = [compression_name(level.page)]
     if is_jpeg(level) and (tile := _first_tile(level, store)):
         try:
-            words.append(jpeg.describe(first_jpeg(level.page, tile)))
+            words.append(describe(standalone(level.page, tile)))
         except UndecodableTile:
             words.append("(first tile damaged)")
     _, _, quality = level.page.description.partition("Q=")

@@ -39,7 +39,7 @@ def decoder(uri: str, level: TiffLevel) -> Decode:
     if level.raw_rows:
         return _raw_rows(level)
     if is_jpeg(level):
-        return _jpeg(level.page)
+        return lambda index, encoded, shrink: jpeg.decode(standalone(level.page, encoded[0]), shrink)
     if level.page.compression != 1:
         _refuse_unknown(uri, level.page)
     return _by_tifffile(level.page)
@@ -51,13 +51,12 @@ def is_jpeg(level: TiffLevel) -> bool:
     return page.compression in JPEG and level.offsets.shape[1] == 1 and page.samplesperpixel == 3
 
 
-def first_jpeg(page: tifffile.TiffPage, tile: bytes) -> bytes:
-    """A tile of a JPEG page as a stream that decodes alone."""
+def standalone(page: tifffile.TiffPage, tile: bytes) -> bytes:
+    """A tile of a JPEG page as a stream that decodes alone; its entropy-coded data stay as they are."""
     if page.jpegheader:
         return jpeg.from_restart_segment(page.jpegheader, tile)
-    return jpeg.complete(
-        tile, page.jpegtables or b"", jpeg.AS_RGB if page.photometric == 2 else jpeg.AS_YCBCR
-    )
+    colour = jpeg.AS_RGB if page.photometric == 2 else jpeg.AS_YCBCR
+    return jpeg.complete(tile, page.jpegtables or b"", colour)
 
 
 def has_halved_chroma(codestream: bytes) -> bool:
@@ -93,16 +92,6 @@ def _raw_rows(level: TiffLevel) -> Decode:
         return _to_rgb(np.frombuffer(encoded[0][:whole], np.uint8).reshape(-1, width_px, samples))
 
     return decode
-
-
-def _jpeg(page: tifffile.TiffPage) -> Decode:
-    header, tables = page.jpegheader, page.jpegtables or b""
-    colour = jpeg.AS_RGB if page.photometric == 2 else jpeg.AS_YCBCR
-    if header:
-        return lambda index, encoded, shrink: jpeg.decode(
-            jpeg.from_restart_segment(header, encoded[0]), shrink
-        )
-    return lambda index, encoded, shrink: jpeg.decode(jpeg.complete(encoded[0], tables, colour), shrink)
 
 
 def _by_tifffile(page: tifffile.TiffPage) -> Decode:

@@ -6,7 +6,7 @@ that cannot be decoded. What a tile is and where its bytes lie is the `TileStore
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -85,6 +85,18 @@ class TileStore(Protocol):
         """
         ...
 
+    def as_jpeg(self, level: int, encoded: Encoded) -> bytes | None:
+        """A stored tile as a JPEG stream that decodes alone, to the same pixels as `decode` gives.
+
+        None where the level's tiles are no JPEG.
+
+        Raises
+        ------
+        UndecodableTile
+            If the bytes are damaged before the first scan.
+        """
+        ...
+
     def can_shrink(self, level: int) -> bool: ...
     def close(self) -> None: ...
 
@@ -156,16 +168,51 @@ class TiledSlide:
 
         The window must start on a multiple of `shrink`, and so must every tile (`can_shrink`).
         """
+        indices = self._crossing(level, window)
+        tiles = self._store.fetch(level, indices) if indices else ()
+        pixels, bad = self._compose(level, window, tiles, shrink)
+        self._account(bad, len(indices))
+        return pixels
+
+    @property
+    def tile_size_px(self) -> tuple[int, int]:
+        return self._store.grids[0].tile_height_px, self._store.grids[0].tile_width_px
+
+    def read_with_jpeg(self, window: Window) -> tuple[Pixels, dict[tuple[int, int], bytes]]:
+        """See `Slide.read_with_jpeg`."""
+        tiles = list(self._store.fetch(0, self._crossing(0, window)))
+        pixels, bad = self._compose(0, window, tiles, 1)
+        self._account(bad, len(tiles))
+        glass = {tile.index for tile in bad}
+        return pixels, self._as_jpeg((index, tile) for index, tile in tiles if index not in glass)
+
+    def copy_jpeg(self, window: Window) -> dict[tuple[int, int], bytes]:
+        """See `Slide.copy_jpeg`."""
+        return self._as_jpeg(self._store.fetch(0, self._crossing(0, window)))
+
+    def _crossing(self, level: int, window: Window) -> list[int]:
         grid = self._store.grids[level]
         inside = window.intersect(grid.window)
+        return [] if inside.is_empty else grid.crossing(inside)
+
+    def _as_jpeg(self, tiles: Iterable[tuple[int, Encoded]]) -> dict[tuple[int, int], bytes]:
+        cols = self._store.grids[0].cols
+        return {
+            divmod(index, cols): stream
+            for index, encoded in tiles
+            if encoded and (stream := self._store.as_jpeg(0, encoded)) is not None
+        }
+
+    def _compose(
+        self, level: int, window: Window, tiles: Iterable[tuple[int, Encoded]], shrink: int
+    ) -> tuple[Pixels, list[BadTile]]:
+        """The window put together of its tiles, and those that cannot be decoded, which are white."""
+        grid, bad = self._store.grids[level], []
         target = _shrunk(window, shrink)
         out = np.empty((target.height, target.width, 3), np.uint8)
-        if inside != window:
+        if window.intersect(grid.window) != window:
             out[:] = WHITE
-        if inside.is_empty:
-            return out.transpose(2, 0, 1)
-        indices, bad = grid.crossing(inside), []
-        for index, encoded in self._store.fetch(level, indices):
+        for index, encoded in tiles:
             place = grid.tile(index)
             part = _shrunk(place, shrink).intersect(target)
             try:
@@ -174,8 +221,7 @@ class TiledSlide:
                 bad.append(BadTile(level, index, place.y0, place.x0))
                 tile = None
             out[part.within(target)] = WHITE if tile is None else tile[part.within(_shrunk(place, shrink))]
-        self._account(bad, len(indices))
-        return out.transpose(2, 0, 1)
+        return out.transpose(2, 0, 1), bad
 
     def _decode(self, level: int, index: int, encoded: Encoded, shrink: int) -> Pixels | None:
         """The tile's pixels, or None where the file holds none. Large tiles are kept for the next read."""

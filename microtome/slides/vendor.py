@@ -102,6 +102,10 @@ class VendorStore:
             if self._slide is failed:
                 self._slide = openslide.OpenSlide(self._path)
 
+    def as_jpeg(self, level: int, encoded: Encoded) -> bytes | None:
+        """See `TileStore.as_jpeg`. OpenSlide gives pixels only."""
+        return None
+
     def can_shrink(self, level: int) -> bool:
         return False
 

@@ -1,8 +1,10 @@
 """pyramid: the levels above those that `chunk` and `stitch` made, three at a time, pixels and labels."""
 
+from typing import Literal
+
 from microtome.cluster import Cluster
 from microtome.grid import Grid
-from microtome.ngff import TASK_LEVELS, image_arrays, label_arrays
+from microtome.ngff import TASK_LEVELS, ArraySpec, image_arrays, label_arrays
 from microtome.pyramid import halve_labels, halve_pixels
 from microtome.records import StageReport
 from microtome.stages.levels import write_levels
@@ -11,33 +13,36 @@ from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
 
 NAME = "pyramid"
 
+type Kind = Literal["pixels", "labels"]
+
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     """Levels 4 to 6 from level 3, then 7 to 9 from level 6, as far as the slide has them."""
+    images, labels = image_arrays(run.plan), label_arrays(run.plan)
     sweeps = []
     for base in range(TASK_LEVELS, run.plan.levels - 1, TASK_LEVELS):
-        calls = [(block.index, base) for block in blocks(run, base)]
+        blocks: list[tuple[Kind, int]] = [("labels", block.index) for block in blocks_of(labels, base)]
+        blocks += [("pixels", block.index) for block in blocks_of(images, base)] if images else []
+        calls = [(number, base, kind, index) for number, (kind, index) in enumerate(blocks)]
         sweeps.append(sweep(run, cluster, f"{NAME}.{base + 1}", pyramid_block, calls, on_shard))
     return stage_report(NAME, *sweeps)
 
 
-def blocks(run: Run, base: int) -> Grid:
-    """Level `base` in blocks of a shard's size, each of which makes a shard of the levels above."""
-    height, width = label_arrays(run.plan)[base].shape
-    return Grid(height, width, run.plan.shard_px)
+def blocks_of(arrays: tuple[ArraySpec, ...], base: int) -> Grid:
+    """Level `base` in blocks of a level-0 shard's size, each of which makes a shard of the levels above."""
+    height, width = arrays[base].shape[-2:]
+    return Grid(height, width, arrays[0].shard_shape[-1])
 
 
-def pyramid_block(run: Run, index: int, tally: Tally, base: int) -> None:
+def pyramid_block(run: Run, number: int, tally: Tally, base: int, kind: Kind, index: int) -> None:
     """A block of level `base`, halved up to three times."""
-    block = blocks(run, base)[index]
-    place = (block.row, block.col)
+    arrays = image_arrays(run.plan) if kind == "pixels" else label_arrays(run.plan)
+    block = blocks_of(arrays, base)[index]
+    place, above = (block.row, block.col), arrays[base + 1 : base + 1 + TASK_LEVELS]
     tally.pixels = block.window.area_px
-    images, labels = image_arrays(run.plan), label_arrays(run.plan)
-    above = slice(base + 1, base + 1 + TASK_LEVELS)
-    if images:
-        with tally.timed("read"):
-            pixels = run.store.read_array(images[base], block.window)
-        write_levels(run, images[above], place, halve_pixels(pixels), halve_pixels, tally)
     with tally.timed("read"):
-        ids = run.store.read_array(labels[base], block.window)
-    write_levels(run, labels[above], place, halve_labels(ids), halve_labels, tally)
+        read = run.store.read_array(arrays[base], block.window)
+    if kind == "pixels":
+        write_levels(run, above, place, halve_pixels(read), halve_pixels, tally)
+    else:
+        write_levels(run, above, place, halve_labels(read), halve_labels, tally)
