@@ -22,9 +22,16 @@ logger = logging.getLogger("microtome.intake")
 
 events_total = Counter("microtome_intake_events", "Events that Prefect took.")
 refused_total = Counter("microtome_intake_refused", "Notifications refused.", ["why"])
+postponed_total = Counter("microtome_intake_postponed", "Notifications that have to be sent again.")
 passed_over_total = Counter("microtome_intake_passed_over", "Uploads that make no run.", ["why"])
 prefect_seconds = Histogram("microtome_intake_prefect_seconds", "Prefect's answer to an event, seconds.")
 store_seconds = Histogram("microtome_intake_store_seconds", "A look at the store, seconds.")
+
+# Prometheus takes no increase from a series' first value: each is there, as 0, before it counts.
+for why in ("token", "too large", "malformed", "foreign bucket", "cut short", "queue", "record"):
+    refused_total.labels(why)
+for why in ("suffix or prefix", "nothing there"):
+    passed_over_total.labels(why)
 
 
 class NotTaken(Exception):

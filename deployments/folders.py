@@ -15,7 +15,7 @@ from uuid import UUID
 import anyio
 import anyio.to_thread
 
-from deployments.arrivals import Arrivals, NotTaken
+from deployments.arrivals import Arrivals, NotTaken, postponed_total
 from deployments.settings import Settings
 from microtome.inbox import Inbox, SlideVersion, slides_in
 from microtome.store import is_published
@@ -76,6 +76,7 @@ async def _settle(slide: SlideVersion, inbox: Inbox, arrivals: Arrivals, watch: 
         watch.settle(slide)
     except NotTaken as error:
         logger.error("%s will be tried again: %s", slide.uri, error)
+        postponed_total.inc()
 
 
 def _seen(inbox: Inbox) -> list[SlideVersion]:

@@ -23,7 +23,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from deployments.arrivals import Arrivals, ForeignBucket, NotTaken, prefect_client, refused_total
+from deployments.arrivals import (
+    Arrivals,
+    ForeignBucket,
+    NotTaken,
+    postponed_total,
+    prefect_client,
+    refused_total,
+)
 from deployments.folders import watch_folders
 from deployments.notifications import Malformed, read_notification
 from deployments.queue import read_queue
@@ -86,6 +93,7 @@ async def take_events(request: Request) -> Response:
         return _refuse(BAD, "cut short")
     except NotTaken as error:
         logger.error("not taken: %s", error)
+        postponed_total.inc()
         return Response(status_code=LATER, headers={"Retry-After": "5"})
     # A body would leak a socket in versitygw.
     return Response(status_code=TAKEN)

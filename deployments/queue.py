@@ -8,7 +8,7 @@ import logging
 import aiobotocore.session
 import anyio
 
-from deployments.arrivals import Arrivals, ForeignBucket, NotTaken, refused_total
+from deployments.arrivals import Arrivals, ForeignBucket, NotTaken, postponed_total, refused_total
 from deployments.notifications import Malformed, read_notification
 
 MOST_AT_ONCE = 10
@@ -44,5 +44,6 @@ async def is_taken(body: str, arrivals: Arrivals) -> bool:
         return False
     except NotTaken as error:
         logger.error("not taken: %s", error)
+        postponed_total.inc()
         return False
     return True

@@ -88,3 +88,11 @@ def observe(report: ShardReport, model: str, precision: str, *, is_widened: bool
 def stage_of(sweep: str) -> str:
     """The stage that a sweep is part of: `pyramid` of `pyramid.3`."""
     return sweep.partition(".")[0]
+
+
+def task_prefix(sweep: str, model: str, precision: str) -> str:
+    """What the keys of a sweep's tasks begin with: Dask divides its own metrics by it.
+
+    A prefix ends at the first hyphen, so hyphens in a name become `~`; the rules turn them back.
+    """
+    return "|".join(part.replace("-", "~") for part in (sweep, model, precision))

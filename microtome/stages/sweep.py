@@ -107,11 +107,12 @@ def sweep(
 
     left = [call for call in calls if call[0] not in reports]
     on_shard(_progress(name, len(calls), reports, resumed, None))
+    prefix = metrics.task_prefix(name, run.plan.model.name, run.plan.model.precision)
     cluster.fan_out(
         do_shard,
         [(run.ref, name, work, *call) for call in left],
         done,
-        name=f"{name}-{run.ref}",
+        name=f"{prefix}-{run.ref}",
         priority=priority,
     )
     if unread and run.plan.slide.on_bad_tile == "fail":
