@@ -223,13 +223,14 @@ def units(lab: Lab) -> str:
     for name in lab.services:
         after = "" if name == "server" else "After=microtome-server.service\n"
         command = shlex.join([sys.executable, "-m", "deployments.lab", "run", name])
-        parts.append(
-            f"# ~/.config/systemd/user/microtome-{name}.service\n"
+        unit = (
             f"[Unit]\nDescription=Microtome: {name}\n{after}\n"
-            f"[Service]\nWorkingDirectory={ROOT}\nEnvironment=MICROTOME_STATE={lab.state}\n"
+            f'[Service]\nWorkingDirectory={ROOT}\nEnvironment="MICROTOME_STATE={lab.state}"\n'
             f"ExecStart={command}\nRestart=always\nRestartSec=5\n\n"
             "[Install]\nWantedBy=default.target\n"
         )
+        # To systemd a % begins a specifier.
+        parts.append(f"# ~/.config/systemd/user/microtome-{name}.service\n" + unit.replace("%", "%%"))
     return "\n".join(parts)
 
 
