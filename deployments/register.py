@@ -1,49 +1,83 @@
 """Bring Prefect's server up to date: pool, queues with their limits, deployments, notices.
 
-Run in the project's folder with PREFECT_API_URL set; running it again changes nothing.
+Run in the project's folder with PREFECT_API_URL set; running it again changes nothing. Runs are
+processes of the worker's machine, or Jobs of Kubernetes where there is a job template for them.
 """
 
+import argparse
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
 from prefect.automations import Automation
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from deployments.lab import POOL, QUEUES, ROOT
+from deployments.lab import POOL, QUEUES, READY_WITHIN_S, ROOT
 
+SEGMENT = "segment"
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 NOTICE = "microtome-notice"
 
 
 def main() -> None:
     """Everything, in the order in which one needs the other."""
+    parser = argparse.ArgumentParser(description="Tell Prefect's server of pool and deployments.")
+    parser.add_argument("--pool", default=POOL, help="name of the work pool")
+    parser.add_argument("--job-template", type=Path, help="base job template of a pool of type kubernetes")
+    parser.add_argument("--at-once", type=int, help="slides at once; left out, what is set stays")
+    options = parser.parse_args()
     with get_client(sync_client=True) as client:
-        make_pool(client)
-        subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True
-        )
+        wait_for_server(client)
+        make_pool(client, options.pool, options.job_template)
+        deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--pool", options.pool]
+        subprocess.run(deploy, cwd=ROOT, check=True)
+        if options.at_once is not None:
+            set_limit(client, options.pool, options.at_once)
         make_automations(client, os.environ.get("MICROTOME_NOTICE_URL"))
 
 
-def make_pool(client: SyncPrefectClient) -> None:
+def wait_for_server(client: SyncPrefectClient) -> None:
+    """Until it answers; ends this program when it does not."""
+    end_s = time.monotonic() + READY_WITHIN_S
+    while error := client.api_healthcheck():
+        if time.monotonic() > end_s:
+            sys.exit(f"error: Prefect does not answer at {client.api_url}: {error}")
+        time.sleep(0.5)
+
+
+def make_pool(client: SyncPrefectClient, pool: str, job_template: Path | None) -> None:
     """The pool and its queues; a limit that somebody has changed is left as it is."""
+    kind, template = "process", ProcessWorker.get_default_base_job_template()
+    if job_template is not None:
+        kind, template = "kubernetes", json.loads(job_template.read_text())
     try:
-        client.read_work_pool(POOL)
+        client.read_work_pool(pool)
+        if job_template is not None:
+            client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
     except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        client.create_work_pool(WorkPoolCreate(name=pool, type=kind, base_job_template=template))
     for name, limit in QUEUES.items():
         try:
-            client.create_work_queue(name, concurrency_limit=limit, work_pool_name=POOL)
+            client.create_work_queue(name, concurrency_limit=limit, work_pool_name=pool)
         except ObjectAlreadyExists:
             continue
+
+
+def set_limit(client: SyncPrefectClient, pool: str, at_once: int) -> None:
+    """How many slides are segmented at once: by the queue, and by each deployment that feeds it."""
+    queue = client.read_work_queue_by_name(SEGMENT, work_pool_name=pool)
+    client.update_work_queue(queue.id, concurrency_limit=at_once)
+    for deployment in client.read_deployments():
+        if deployment.work_queue_id == queue.id:
+            client.update_deployment(deployment.id, DeploymentUpdate(concurrency_limit=at_once))
 
 
 def make_automations(client: SyncPrefectClient, notice_url: str | None) -> None:
