@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed.utils import thread_state  # type: ignore[attr-defined]  # not in its __all__
 
 from microtome.cpu import cores
 from microtome.errors import ClusterUnreachable, MicrotomeError, OptionError, WorkersDied
@@ -93,6 +94,29 @@ class Cluster:
                 self._client.cancel([future for future in futures if not future.done()], force=True)
 
 
+class Abandoned(BaseException):
+    """Nobody waits for the task any more. No fault that anybody counts: hence no Exception."""
+
+
+def stop_if_abandoned() -> None:
+    """End the Dask task of this thread if it was cancelled meanwhile; without one, nothing happens.
+
+    A thread cannot be stopped from outside: long tasks ask between two steps. Dask drops the error,
+    as it would drop the result.
+
+    Raises
+    ------
+    Abandoned
+        If the client has gone or has cancelled the task.
+    """
+    key = getattr(thread_state, "key", None)
+    if key is None:
+        return
+    task = get_worker().state.tasks.get(key)
+    if task is None or task.state == "cancelled":
+        raise Abandoned(str(key))
+
+
 def _attempt[T](work: Callable[..., T], call: tuple[Any, ...]) -> T | _Refusal:
     try:
         return work(*call)
@@ -104,7 +128,9 @@ def _result_of(future: "Future[Any]") -> Any:  # Any: Dask does not type its fut
     try:
         result = future.result()
     except KilledWorker as error:
-        raise WorkersDied(str(error.task), error.allowed_failures + 1) from error
+        last = error.last_worker
+        deaths = error.allowed_failures + 1
+        raise WorkersDied(str(error.task), deaths, str(last.name), last.memory_limit) from error
     if isinstance(result, _Refusal):
         raise result.error
     return result
