@@ -11,6 +11,7 @@ listens to the outside: the names of slides are nobody's business there.
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -195,6 +196,8 @@ def main() -> int:
         api.page, os.environ.get("MICROTOME_OUTPUT", ""), os.environ.get("MICROTOME_RESULTS_URL", "")
     )
     figures = RunFigures(links)
+    # The first process of a container is not ended by a signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     prometheus_client.REGISTRY.register(figures)
     prometheus_client.start_http_server(options.port, options.host)
     watch(Runs(api, options.runs, timedelta(days=options.days)), figures, options.every)

@@ -42,9 +42,7 @@ seam_violations = Counter(
     "Shards whose seam needed more than their eight neighbours to be settled.",
     LABELS,
 )
-failures = Counter(
-    "microtome_failures", "Shards that failed, by class of the error.", (*LABELS, "reason")
-)
+failures = Counter("microtome_failures", "Shards that failed, by class of the error.", (*LABELS, "reason"))
 running = Gauge("microtome_shards_running", "Shards being worked on.", LABELS)
 
 COUNTERS = (cpu_seconds, pixels, tiles, nuclei, bytes_read, bytes_written, seam_conflicts, seam_violations)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.infra.conftest import FILES
+from tests.infra.prometheus import FILES
 
 DASHBOARDS = sorted((FILES / "dashboards").glob("*.json"))
 

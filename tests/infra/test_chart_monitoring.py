@@ -10,8 +10,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.infra.conftest import FILES, ROOT, running, until
 from tests.infra.dashboards import DASHBOARDS
+from tests.infra.prometheus import FILES, ROOT, kubernetes_scrape, running, target_of, until
 from tests.s3 import free_port
 
 CHART = ROOT / "infra" / "chart" / "microtome"
@@ -141,14 +141,10 @@ def test_grafana_gets_the_dashboards_as_they_are(rendered):
 def test_a_prometheus_without_the_operator_gives_every_pod_the_job_that_the_rules_ask_for(
     rendered, prometheus_program, tmp_path
 ):
-    """Debian's package does not know Kubernetes: it is told what it would find out about the pods."""
-    config = yaml.safe_load((ROOT / "infra" / "prometheus" / "kubernetes.yaml").read_text())
-    found = [meta(pod) for pod in pods(rendered())]
+    found = [target_of(as_running(pod)) for pod in pods(rendered())]
     (tmp_path / "pods.json").write_text(json.dumps(found))
-    scrape = config["scrape_configs"][0]
-    assert scrape.pop("kubernetes_sd_configs") == [{"role": "pod"}]
-    scrape["file_sd_configs"] = [{"files": [str(tmp_path / "pods.json")]}]
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+    config = {"scrape_configs": [kubernetes_scrape(tmp_path / "pods.json")]}
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
     url = f"http://127.0.0.1:{free_port()}"
     command = [prometheus_program, f"--config.file={tmp_path / 'prometheus.yaml'}"]
     command += [
@@ -169,17 +165,9 @@ def test_a_prometheus_without_the_operator_gives_every_pod_the_job_that_the_rule
     assert {target["labels"]["namespace"] for target in targets} == {"slides"}
 
 
-def meta(pod: dict) -> dict:
-    """What Prometheus finds out about a pod."""
-    labels = dict(pod["metadata"]["labels"])
-    if labels["app.kubernetes.io/component"].startswith("dask-"):
-        labels["dask.org/cluster-name"] = "slides"  # the operator's
-    told = {"namespace": "slides", "pod_name": "a-pod", "pod_ip": "127.0.0.2", "pod_phase": "Running"}
-    told |= {f"pod_label_{name}": value for name, value in labels.items()}
-    told |= {
-        f"pod_annotation_{name}": value for name, value in pod["metadata"].get("annotations", {}).items()
-    }
-    return {
-        "targets": ["127.0.0.2:1"],
-        "labels": {"__meta_kubernetes_" + re.sub(r"\W", "_", name): value for name, value in told.items()},
-    }
+def as_running(pod: dict) -> dict:
+    """What Kubernetes would say of a pod of the template, on 127.0.0.2 where nobody listens."""
+    about = pod["metadata"] | {"namespace": "slides", "name": "a-pod"}
+    if about["labels"]["app.kubernetes.io/component"].startswith("dask-"):
+        about["labels"] = about["labels"] | {"dask.org/cluster-name": "slides"}  # the operator's
+    return {"metadata": about, "status": {"podIP": "127.0.0.2", "phase": "Running"}}

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.infra.conftest import FILES
 from tests.infra.dashboards import DASHBOARDS, panels, queries, read
+from tests.infra.prometheus import FILES
 
 
 @pytest.fixture(params=DASHBOARDS, ids=lambda path: path.stem)

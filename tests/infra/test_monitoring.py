@@ -5,7 +5,6 @@ precisions and fails at a third.
 """
 
 import json
-import math
 import os
 import re
 import time
@@ -22,8 +21,8 @@ from deployments.lab import Lab
 from microtome.grid import Window
 from microtome.slides import open_slide
 from microtome.submit import PrefectApi
-from tests.infra.conftest import FILES, ROOT, running, until
 from tests.infra.dashboards import queries
+from tests.infra.prometheus import FILES, ROOT, Prometheus, running, until
 from tests.s3 import free_port
 
 pytestmark = [
@@ -37,30 +36,6 @@ pytestmark = [
 TOKEN = "a token of the tests"
 FIELD = Window(1900, 6592, 2400, 7192)
 SMALL, LARGE, MISSING = "field.tif", "CMU-1-Small-Region.svs", "missing.svs"
-STEP_S = 1
-
-
-class Prometheus:
-    """A server of our own, asked by its API."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.began_s = url, time.time()
-
-    def at_once(self, query: str) -> list[dict]:
-        return self._ask("query", query=query)
-
-    def over_time(self, query: str) -> list[dict]:
-        """Series of the query from the beginning to now, each with its finite values."""
-        span = {"start": self.began_s, "end": time.time(), "step": STEP_S}
-        found = self._ask("query_range", query=query, **span)
-        for series in found:
-            series["values"] = [float(value) for _, value in series["values"] if math.isfinite(float(value))]
-        return [series for series in found if series["values"]]
-
-    def _ask(self, path: str, **asked) -> list[dict]:
-        answer = httpx.post(f"{self.url}/api/v1/{path}", data=asked, timeout=60).json()
-        assert answer["status"] == "success", (asked, answer)
-        return answer["data"]["result"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +58,9 @@ def configured(lab, prometheus_program, node_exporter_program, tmp_path_factory)
     """Prometheus with the small lab's configuration, but for ports and pace."""
     folder = tmp_path_factory.mktemp("prometheus")
     pages = f"http://127.0.0.1:{lab.given['MICROTOME_DASK_PAGES_PORT']}"
-    workers = httpx.get(f"{pages}/json/identity.json", timeout=30).json()["workers"].values()
+    identity = f"{pages}/json/identity.json"
+    until(lambda: httpx.get(identity, timeout=30).json()["n_workers"] == 2, within_s=60)
+    workers = httpx.get(identity, timeout=30).json()["workers"].values()
     targets = [f"127.0.0.1:{worker['services']['dashboard']}" for worker in workers]
     (folder / "workers.json").write_text(json.dumps([{"targets": targets}]))
     config = yaml.safe_load((ROOT / "infra" / "prometheus" / "small-lab.yaml").read_text())
@@ -139,7 +116,7 @@ def summaries(lab, configured, slides, tmp_path_factory) -> dict[str, dict]:
     until(lambda: len(configured.at_once("microtome_slide_info")) == 2, within_s=60)
     until(lambda: configured.at_once('microtome_run_end_timestamp_seconds{state="Failed"}'), within_s=60)
     until(lambda: configured.at_once("increase(microtome_intake_refused_total[1m]) > 0"), within_s=60)
-    time.sleep(3 * STEP_S)  # rules made of rules
+    time.sleep(3)  # rules made of rules
     paths = {
         name: output / Path(name).with_suffix(".ome.zarr") / "report" / "summary.json"
         for name in (LARGE, SMALL)
@@ -163,13 +140,15 @@ def test_every_part_is_scraped(prometheus):
 def test_every_rule_records_something(prometheus):
     recorded = sorted(set(re.findall(r"record: (\S+)", (FILES / "recording.yaml").read_text())))
     assert len(recorded) > 20
-    assert [name for name in recorded if not prometheus.over_time(name)] == []
+    empty = [name for name in recorded if not prometheus.over_time(name)]
+    assert not empty, "\n".join(empty)
 
 
 def test_no_panel_of_the_dashboards_is_empty(prometheus):
     asked = list(queries())
     assert len(asked) > 40
-    assert [name for name, query in asked if not prometheus.over_time(query)] == []
+    empty = [f"{name}: {query}" for name, query in asked if not prometheus.over_time(query)]
+    assert not empty, "\n".join(empty)
 
 
 def test_both_precisions_are_told_apart_in_every_series_about_work(prometheus):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.infra.conftest import FILES, ROOT
+from tests.infra.prometheus import FILES, ROOT
 
 CASES = Path(__file__).parent / "rules"
 ALERTS = [rule["alert"] for rule in yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"][0]["rules"]]

@@ -3,6 +3,14 @@
 import re
 import urllib.request
 
+import pytest
+from dask.utils import key_split
+from prometheus_client import REGISTRY
+
+from microtome.metrics import task_prefix
+from microtome.stages.run import Run
+from microtome.stages.sweep import do_shard
+from microtome.store import ResultStore
 from tests.pipeline.runs import run_plan
 
 
@@ -39,3 +47,32 @@ def test_workers_count_shards_pixels_tiles_nuclei_and_bytes_by_stage(field_plan,
     assert counted("microtome_nuclei_total", "stitch") == sum(shard.nuclei for shard in stitch) > 500
     assert counted("microtome_bytes_written_total", "chunk") > 1_000_000
     assert re.search(r'microtome_pixels_total{model="he-nuclei",precision="f32",stage="infer"}', after)
+
+
+def test_the_sweeps_of_a_stage_are_one_stage(field_plan, cluster, tmp_path):
+    run_plan(field_plan, tmp_path / "field.ome.zarr", cluster)
+    stages = set(
+        re.findall(r'^microtome_shard_seconds_count{.*stage="([^"]+)"', scrape(cluster), re.MULTILINE)
+    )
+    assert stages == {"chunk", "infer", "stitch", "pyramid", "export", "publish"}
+
+
+def test_a_shard_that_fails_is_counted_with_its_reason_model_and_precision(field_plan, tmp_path):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    store.put("plan.json", field_plan.to_json())
+    labels = {"stage": "stitch", "model": "he-nuclei", "precision": "f32"}
+
+    def full(run, shard, tally):
+        assert REGISTRY.get_sample_value("microtome_shards_running", labels) == 1
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        do_shard(Run(field_plan, store).ref, "stitch.paint", full, 0)
+    assert REGISTRY.get_sample_value("microtome_failures_total", labels | {"reason": "OSError"}) == 1
+    assert REGISTRY.get_sample_value("microtome_shards_running", labels) == 0
+
+
+def test_dask_divides_its_own_metrics_by_stage_model_and_precision():
+    prefix = task_prefix("stitch.paint", "he-nuclei-1.2", "int8")
+    assert prefix == "stitch.paint|he~nuclei~1.2|int8"
+    assert key_split(f"{prefix}-0a1b2c-(RunRef('s3://results/a-b.ome.zarr'), 17)") == prefix
