@@ -40,15 +40,16 @@ class ClusterUnreachable(MicrotomeError):
 
 
 class WorkersDied(MicrotomeError):
-    def __init__(self, task: str, deaths: int) -> None:
-        super().__init__(task, deaths)
-        self.task, self.deaths = task, deaths
+    def __init__(self, task: str, deaths: int, worker: str, limit_bytes: int) -> None:
+        super().__init__(task, deaths, worker, limit_bytes)
+        self.task, self.deaths, self.worker, self.limit_bytes = task, deaths, worker, limit_bytes
 
     def __str__(self) -> str:
         return (
-            f"{self.task} ended {self.deaths} workers, most likely for want of memory; give each worker "
-            "more (fewer --workers), or a smaller --shard-size. What is finished is kept: run the same "
-            "command again"
+            f"{self.task} ended {self.deaths} workers, the last of them {self.worker}, which may use "
+            f"{self.limit_bytes / 1e9:.1f} GB; most likely that is too little memory. Give each worker more "
+            "(fewer --workers, a higher memory limit), or take a smaller --shard-size. What is finished is "
+            "kept: run the same command again"
         )
 
 
