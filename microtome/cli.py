@@ -217,6 +217,27 @@ def quantize(
     print(quantize_model(find_model(model), images, output, split))
 
 
+@models.command("evaluate")
+def evaluate_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    images: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Labelled images: images/ and masks/, or sets of them.")
+    ],
+    split: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON that names the images to validate on.")
+    ] = None,
+    precision: PrecisionChoice = "auto",
+    json: Annotated[bool, typer.Option("--json", help="All scores on stdout, and nothing else.")] = False,
+) -> None:
+    """How many known nuclei a model finds, by set of images."""
+    from microtome.evaluation import evaluate
+    from microtome.model import Precision
+
+    chosen = None if precision == "auto" else Precision(precision)
+    evaluation = evaluate(model, images, split, chosen)
+    print(evaluation.to_json() if json else evaluation)
+
+
 def main() -> None:
     """Entry point: errors of the user's become one sentence and exit code 2."""
     with _interruptible():

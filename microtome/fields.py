@@ -1,21 +1,24 @@
-"""Nuclei of one field of a slide, at once and in this process: for notebooks."""
+"""Nuclei of one field, at once and in this process: of a slide for notebooks, of an image for scores."""
 
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from microtome.arrays import Labels
 from microtome.cpu import choose_precision, machine_record
 from microtome.errors import NoResolution, OptionError
 from microtome.grid import Scale, Window
-from microtome.model import ModelCard, Precision, find_model, read_card
+from microtome.model import ModelCard, Normalisation, Precision, find_model, read_card
 from microtome.network import Network, load_model
 from microtome.nuclei import Nuclei
 from microtome.plan import scale_for
+from microtome.polygons import paint
 from microtome.seams import own_nuclei
 from microtome.slides import Mpp, Slide
 from microtome.stages.pixels import read_network_pixels
-from microtome.stardist import decode, suppress
+from microtome.stardist import Candidates, decode, outlines, suppress
 from microtome.tiling import Tiling
 
 MOST_SIDE_PX = 2048
@@ -81,17 +84,80 @@ def segment_window(
     )
     tile = tiling.input_of(around)
     pixels = read_network_pixels(slide, scale, tile, network_slide)
-    prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    found = find_nuclei(
+        network,
+        card,
+        pixels.transpose(1, 2, 0),
+        origin_px=(tile.y0, tile.x0),
+        core=around.intersect(network_slide),
+        whole=network_slide,
+    )
+    return own_nuclei(found, window, scale, whole)
+
+
+def label_image(network: Network, card: ModelCard, pixels: npt.NDArray[np.uint8]) -> Labels:
+    """The nuclei of a whole image.
+
+    Parameters
+    ----------
+    pixels
+        (y, x, c) uint8, c = R, G, B, at the model's um/px.
+
+    Returns
+    -------
+    Labels
+        (y, x) uint32: 0 is background, else a nucleus each.
+    """
+    whole = Window(0, 0, *pixels.shape[:2])
+    short = [-side % card.align_px for side in pixels.shape[:2]]
+    tile = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
+    found = find_nuclei(network, card, tile, origin_px=(0, 0), core=whole, whole=whole)
+    nuclei = outlines(found, Scale(1, 1), whole)
+    return paint(nuclei, np.arange(1, len(nuclei) + 1, dtype=np.uint32), whole)
+
+
+def find_nuclei(
+    network: Network,
+    card: ModelCard,
+    tile: npt.NDArray[np.uint8],
+    *,
+    origin_px: tuple[int, int],
+    core: Window,
+    whole: Window,
+) -> Candidates:
+    """The nuclei of one tile, by falling probability: what a run does shard by shard, in one step.
+
+    Parameters
+    ----------
+    tile
+        (y, x, c) uint8, sides multiples of the card's `align_px`.
+    origin_px
+        (y, x) of its first pixel, network px.
+    core
+        Where nuclei are looked for, network px.
+    whole
+        The slide or image that the tile is of, network px.
+    """
+    prob, dist = network.run(np.ascontiguousarray(tile))
     candidates = decode(
         prob,
         dist,
-        origin_px=(tile.y0, tile.x0),
-        core=around.intersect(network_slide),
-        slide=network_slide,
+        origin_px=origin_px,
+        core=core,
+        slide=whole,
         threshold=card.prob_threshold,
         grid_px=card.grid,
     )
-    return own_nuclei(suppress(candidates, card.nms_threshold), window, scale, whole)
+    return suppress(candidates, card.nms_threshold)
+
+
+def limits_of(pixels: npt.NDArray[np.uint8], normalisation: Normalisation) -> tuple[float, float]:
+    """Pixel values seen as 0 and 1 in a single image, as in training."""
+    low = normalisation.low_percentile
+    return (
+        0.0 if low is None else float(np.percentile(pixels, low)),
+        float(np.percentile(pixels, normalisation.high_percentile)),
+    )
 
 
 @lru_cache(maxsize=2)

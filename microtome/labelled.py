@@ -1,4 +1,4 @@
-"""Images whose nuclei are known: where they are, what is true of them, how well a result agrees.
+"""Images whose nuclei are known: where they are, and what is true of them.
 
 A set is a folder with `images/NAME.png` and `masks/NAME.png`. Masks are label images, or binary
 ones whose 4-connected components are the nuclei.
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from microtome.errors import NoLabelledImages
-from microtome.model import Accuracy
 
 MIN_NUCLEUS_PX = 16
 """Smaller components of a binary mask are dirt."""
@@ -64,60 +63,69 @@ class LabelledImage:
         return _components(plane > 0, self.masks_merge)
 
 
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """The images of one set."""
+
+    train: tuple[LabelledImage, ...]
+    validation: tuple[LabelledImage, ...]
+
+
 def find_images(
     folder: Path, split: Path | None = None
 ) -> tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]:
-    """(training images, validation images).
+    """(training images, validation images) of all sets: see `find_sets`."""
+    sets = find_sets(folder, split).values()
+    return (
+        tuple(image for found in sets for image in found.train),
+        tuple(image for found in sets for image in found.validation),
+    )
+
+
+def find_sets(folder: Path, split: Path | None = None) -> dict[str, Labelled]:
+    """The sets of a folder by name.
 
     Parameters
     ----------
     folder
-        A set; or, with a split file, the folder of its sets.
+        A set; or a folder of sets.
     split
         JSON of `{set: {train: [names], validation: [names], scale, masks_merge}}`. Without it,
-        every fourth image of the set, by name, is for validation.
+        every fourth image of a set, by name, is for validation.
 
     Raises
     ------
     NoLabelledImages
-        If there are none, or one that the split names is missing.
+        If there are none to train or none to validate with, or one that the split names is missing.
     """
     if split is None:
-        names = sorted(path.name for path in (folder / "images").glob("*.png"))
-        validation = tuple(names[3::4])
-        sets = {".": ImageSet(train=tuple(n for n in names if n not in validation), validation=validation)}
+        places = {folder.name: folder} if (folder / "images").is_dir() else _sets_in(folder)
+        chosen = {name: _every_fourth(place) for name, place in places.items()}
     else:
         try:
-            sets = _SPLITS.validate_json(split.read_bytes())
+            chosen = _SPLITS.validate_json(split.read_bytes())
         except (OSError, ValidationError) as error:
             raise NoLabelledImages(str(split), f"is not a split file ({error})") from error
-    train = tuple(
-        image for name, chosen in sets.items() for image in _images(folder / name, chosen, chosen.train)
-    )
-    validation_images = tuple(
-        image for name, chosen in sets.items() for image in _images(folder / name, chosen, chosen.validation)
-    )
-    if not train or not validation_images:
+        places = {name: folder / name for name in chosen}
+    sets = {
+        name: Labelled(
+            _images(places[name], images, images.train), _images(places[name], images, images.validation)
+        )
+        for name, images in chosen.items()
+    }
+    if not any(found.train for found in sets.values()) or not any(f.validation for f in sets.values()):
         raise NoLabelledImages(str(folder), "holds no images/NAME.png to train and to validate with")
-    return train, validation_images
+    return sets
 
 
-def score(pairs: Iterable[tuple[Truth, npt.NDArray[np.integer]]]) -> Accuracy:
-    """Agreement of results with the truth, both (y, x) labels of one shape, pooled over all images.
+def _sets_in(folder: Path) -> dict[str, Path]:
+    return {place.parent.name: place.parent for place in sorted(folder.glob("*/images"))}
 
-    Above an IoU of a half no two pairs share an object, so that matching is counting.
-    """
-    tp = predicted = true = images = 0
-    for truth, labels in pairs:
-        images += 1
-        matched, of_predicted, of_true = _count(truth, labels)
-        tp, predicted, true = tp + matched, predicted + of_predicted, true + of_true
-    found_or_true = predicted + true
-    return Accuracy(
-        ap50=round(tp / max(found_or_true - tp, 1), 4),
-        f1_50=round(2 * tp / max(found_or_true, 1), 4),
-        images=images,
-    )
+
+def _every_fourth(place: Path) -> ImageSet:
+    names = sorted(path.name for path in (place / "images").glob("*.png"))
+    validation = tuple(names[3::4])
+    return ImageSet(train=tuple(n for n in names if n not in validation), validation=validation)
 
 
 _SPLITS: TypeAdapter[dict[str, ImageSet]] = TypeAdapter(dict[str, ImageSet])
@@ -153,19 +161,3 @@ def _solidity(component: npt.NDArray[np.bool_]) -> float:
     steps = ((0, 0.5), (0, -0.5), (0.5, 0), (-0.5, 0))
     points = np.concatenate([np.stack([xs + dx, ys + dy], axis=1) for dy, dx in steps]).astype(np.float32)
     return len(ys) / max(cv2.contourArea(cv2.convexHull(points)), 1.0)
-
-
-def _count(truth: Truth, labels: npt.NDArray[np.integer]) -> tuple[int, int, int]:
-    """(pairs of IoU > 0.5, predicted objects, true objects), those on unjudged ground left out."""
-    ignored = truth < 0
-    true_ids, true_map = np.unique(np.where(ignored, 0, truth), return_inverse=True)
-    found_ids, found_map = np.unique(labels, return_inverse=True)
-    shared = np.zeros((len(true_ids), len(found_ids)), np.int64)
-    np.add.at(shared, (true_map.ravel(), found_map.ravel()), 1)
-    on_ignored = np.bincount(found_map.ravel()[ignored.ravel()], minlength=len(found_ids))
-    sizes = shared.sum(axis=0)
-    judged = (found_ids > 0) & (on_ignored * 2 <= sizes)
-    real = true_ids > 0
-    union = shared.sum(axis=1)[:, None] + sizes[None, :] - shared
-    matches = (shared * 2 > union)[np.ix_(real, judged)]
-    return int(matches.sum()), int(judged.sum()), int(real.sum())

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from microtome.arrays import Floats
 from microtome.cpu import MAX_AP_LOSS, machine_record, runs
 from microtome.errors import MissingExtra
-from microtome.grid import Scale, Window
-from microtome.labelled import LabelledImage, Truth, find_images, score
+from microtome.evaluation import results
+from microtome.fields import limits_of
+from microtome.labelled import LabelledImage, find_images
 from microtome.model import (
     Accuracy,
     Ir,
@@ -28,9 +28,7 @@ from microtome.model import (
     read_card,
     write_card,
 )
-from microtome.network import Network, load_model
-from microtome.polygons import paint
-from microtome.stardist import decode, outlines, suppress
+from microtome.scores import accuracy
 
 CROPS = 300
 CROP_PX = 256
@@ -85,7 +83,7 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
     card = replace(card, precisions={**card.precisions, Precision.INT8: int8})
     write_card(card, out)
     scores = {
-        precision: measure(out, precision, validation)
+        precision: accuracy(results(out, precision, validation))
         for precision in card.precisions
         if runs(precision, machine_record().instruction_set)
     }
@@ -93,19 +91,6 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
     card = replace(card, precisions=scored)
     write_card(card, out)
     return Quantized(card, out, scores)
-
-
-def measure(model_folder: Path, precision: Precision, images: Sequence[LabelledImage]) -> Accuracy:
-    """How well a model in a precision finds the nuclei of labelled images.
-
-    Parameters
-    ----------
-    images
-        At least one.
-    """
-    card = read_card(model_folder)
-    network = load_model(model_folder, precision=precision, threads=1, limits=(0.0, 255.0))
-    return score(_results(network, card, images))
 
 
 def crops(images: Sequence[LabelledImage], normalisation: Normalisation) -> Iterator[Floats]:
@@ -119,15 +104,6 @@ def crops(images: Sequence[LabelledImage], normalisation: Normalisation) -> Iter
         y, x = (rng.integers(0, side - CROP_PX + 1) for side in pixels.shape[:2])
         crop = pixels[y : y + CROP_PX, x : x + CROP_PX].astype(np.float32)
         yield np.ascontiguousarray(((crop - low) / (high - low)).transpose(2, 0, 1)[None], np.float32)
-
-
-def limits_of(pixels: npt.NDArray[np.uint8], normalisation: Normalisation) -> tuple[float, float]:
-    """Pixel values seen as 0 and 1 in a single field, as in training."""
-    low = normalisation.low_percentile
-    return (
-        0.0 if low is None else float(np.percentile(pixels, low)),
-        float(np.percentile(pixels, normalisation.high_percentile)),
-    )
 
 
 def _quantize_ir(exact: Path, out: Path, data: Sequence[Floats]) -> None:
@@ -149,35 +125,3 @@ def _quantize_ir(exact: Path, out: Path, data: Sequence[Floats]) -> None:
         advanced_parameters=advanced.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
     )
     ov.serialize(model, out, out.with_suffix(".bin"))
-
-
-def _results(
-    network: Network, card: ModelCard, images: Sequence[LabelledImage]
-) -> Iterator[tuple[Truth, npt.NDArray[np.integer]]]:
-    """(truth, labels found) of each image, at the image's own resolution."""
-    for image in images:
-        pixels, truth = image.pixels(), image.truth()
-        labels = _labels(network, card, pixels)
-        rows, cols = (
-            np.arange(side) * small // side for side, small in zip(truth.shape, labels.shape, strict=True)
-        )
-        yield truth, labels[rows[:, None], cols]
-
-
-def _labels(network: Network, card: ModelCard, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.integer]:
-    whole = Window(0, 0, *pixels.shape[:2])
-    short = [-side % card.align_px for side in pixels.shape[:2]]
-    tile = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
-    network.set_limits(limits_of(pixels, card.normalisation))
-    prob, dist = network.run(np.ascontiguousarray(tile))
-    candidates = decode(
-        prob,
-        dist,
-        origin_px=(0, 0),
-        core=whole,
-        slide=whole,
-        threshold=card.prob_threshold,
-        grid_px=card.grid,
-    )
-    nuclei = outlines(suppress(candidates, card.nms_threshold), Scale(1, 1), whole)
-    return paint(nuclei, np.arange(1, len(nuclei) + 1, dtype=np.uint32), whole)

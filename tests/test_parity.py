@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microtome.grid import Scale, Window
+from microtome.fields import label_image
+from microtome.grid import Window
 from microtome.model import Precision, default_model, read_card
 from microtome.network import load_model
-from microtome.polygons import paint
 from microtome.slides import open_slide
-from microtome.stardist import Candidates, decode, outlines, suppress
+from microtome.stardist import Candidates, suppress
 from tests.drawn_candidates import points_of
 
 
@@ -48,25 +48,12 @@ def test_suppression_keeps_exactly_what_the_official_one_keeps(official):
 @pytest.mark.parametrize("name", ["tall-glands", "stroma"])
 def test_the_nuclei_of_a_field_are_those_of_the_official_package(official, tcga_slide, name):
     window = Window(*official[f"{name}/window"].tolist())
-    field = window.shift(-window.y0, -window.x0)
     with open_slide(str(tcga_slide)) as slide:
         pixels = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0))
     folder = default_model()
     card = read_card(folder)
     network = load_model(folder, precision=Precision.F32, threads=2, limits=(0.0, 255.0))
-    prob, dist = network.run(pixels)
-    candidates = decode(
-        prob,
-        dist,
-        origin_px=(0, 0),
-        core=field,
-        slide=field,
-        threshold=card.prob_threshold,
-        grid_px=card.grid,
-    )
-    kept = suppress(candidates, card.nms_threshold)
-    nuclei = outlines(kept, Scale(1, 1), field)
-    labels = paint(nuclei, np.arange(1, len(nuclei) + 1, dtype=np.uint32), field)
+    labels = label_image(network, card, pixels)
     expected = official[f"{name}/labels"]
     assert len(official[f"{name}/points"]) > 200
     assert f1_score(labels, expected, 0.5) >= 0.995
