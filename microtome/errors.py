@@ -317,6 +317,30 @@ class SlideUnreachable(MicrotomeError):
         )
 
 
+class ModelUnreachable(MicrotomeError):
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(uri, reason)
+        self.uri, self.reason = uri, reason
+
+    def __str__(self) -> str:
+        return (
+            f"model {self.uri} cannot be reached: {self.reason}; check AWS_ENDPOINT_URL, AWS_REGION and the "
+            "credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+
+
+class ModelReplaced(MicrotomeError):
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.uri = uri
+
+    def __str__(self) -> str:
+        return (
+            f"model {self.uri} is no longer the one that this result was begun with; put that one back, or "
+            "begin again: --overwrite"
+        )
+
+
 class NoLabelledImages(MicrotomeError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(path, problem)
@@ -326,6 +350,27 @@ class NoLabelledImages(MicrotomeError):
         return (
             f"{self.path} {self.problem}; give a folder with images/NAME.png and masks/NAME.png, or a split "
             "file that names them"
+        )
+
+
+class TrainingFailed(MicrotomeError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the training ended without a model: {self.reason}"
+
+
+class TrainingEnvironmentMissing(MicrotomeError):
+    def __init__(self, python: str) -> None:
+        super().__init__(python)
+        self.python = python
+
+    def __str__(self) -> str:
+        return (
+            f"{self.python} is not there; training needs the official StarDist package in an environment of "
+            "its own: make train-env"
         )
 
 

@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from microtome.errors import BadModel, ModelNotFound, PrecisionMissing
+from microtome.model_bucket import CARD_FILE, fetch_model
 
-CARD_FILE = "model.json"
 DEFAULT_MODEL = "he-nuclei"
 
 
@@ -157,13 +157,19 @@ def default_model() -> Path:
 def find_model(name_or_path: str | None = None) -> Path:
     """The folder of a model: None is the default, else a folder, else one that comes with microtome.
 
+    Of one in a bucket (`s3://…`), a local copy.
+
     Raises
     ------
     ModelNotFound
         If there is no such model.
+    ModelUnreachable
+        If its bucket cannot be asked.
     """
     if name_or_path is None:
         return default_model()
+    if name_or_path.startswith("s3://"):
+        return fetch_model(name_or_path)
     for folder in (Path(name_or_path), models_folder() / name_or_path):
         if (folder / CARD_FILE).is_file():
             return folder

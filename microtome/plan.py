@@ -264,7 +264,7 @@ def _model_record(card: ModelCard, folder: Path, options: Options, limits: Stain
     return ModelRecord(
         name=card.name,
         version=card.version,
-        uri=str(folder),
+        uri=options.model if options.model and "://" in options.model else str(folder),
         digest=card.digest(precision),
         precision=precision,
         why_precision=why,

@@ -7,14 +7,14 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from microtome.arrays import Mask
-from microtome.errors import NoResultHere
+from microtome.errors import ModelReplaced, NoResultHere
 from microtome.grid import Shard, Window
+from microtome.model import find_model, read_card
 from microtome.network import Network, load_model
 from microtome.plan import Plan
 from microtome.slides import OnBadTile, Slide, open_slide
@@ -120,8 +120,11 @@ def network_of(run: Run) -> Network:
     model = run.plan.model
     wanted = (model.digest, model.precision, model.low, model.high)
     if getattr(_networks, "wanted", None) != wanted:
+        folder = find_model(model.uri)
+        if read_card(folder).digest(model.precision) != model.digest:
+            raise ModelReplaced(model.uri)
         _networks.network = load_model(
-            Path(model.uri), precision=model.precision, threads=1, limits=(model.low, model.high)
+            folder, precision=model.precision, threads=1, limits=(model.low, model.high)
         )
         _networks.wanted = wanted
     network: Network = _networks.network

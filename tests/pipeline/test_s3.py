@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from microtome.model import default_model
 from microtome.store import ResultStore
 from tests.pipeline.runs import digests
 from tests.s3 import S3Server, find_versitygw
@@ -24,15 +25,20 @@ def s3(shared_data, tmp_path, monkeypatch):
         s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_from_bucket_to_bucket_the_bytes_are_those_of_the_local_disk(s3, field, undisturbed):
+def test_from_bucket_to_bucket_the_bytes_are_those_of_the_local_disk(
+    s3, field, undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MICROTOME_CACHE", str(tmp_path / "cache"))
     shutil.copy(field, s3.make_bucket("slides") / "field.png")
+    shutil.copytree(default_model(), s3.make_bucket("models") / "he-nuclei")
     s3.make_bucket("results")
     words = ["s3://slides/field.png", "-o", "s3://results/tonight", "--mpp", "0.25", "--precision", "f32"]
     command = [sys.executable, "-m", "microtome.cli", "segment", *words, "--shard-size", "512"]
+    command += ["--model", "s3://models/he-nuclei"]
     subprocess.run(command, check=True, capture_output=True)
     there = digests(ResultStore("s3://results/tonight/field.ome.zarr"))
     here = digests(undisturbed)
-    assert there.pop("plan.json") != here.pop("plan.json"), "the plan says where the slide lies"
+    assert there.pop("plan.json") != here.pop("plan.json"), "the plan says where slide and model lie"
     assert there == here
     verify = [sys.executable, "-m", "microtome.cli", "verify", "s3://results/tonight/field.ome.zarr"]
     assert subprocess.run(verify, capture_output=True).returncode == 0
