@@ -16,6 +16,8 @@ RETRIES = 2
 """A shard that fails for no fault of the user's runs again this often, on any worker."""
 
 CONNECT_S = 20
+RECONNECT_S = 300
+"""A scheduler that is lost may come back in another pod, on another node, after its image."""
 
 PRELOAD = ["microtome.stages"]
 """What workers of our own import while they start, instead of with their first shard."""
@@ -151,6 +153,8 @@ def connect(spec: ClusterSpec) -> Iterator[Cluster]:
                 client = Client(spec.scheduler, set_as_default=False, timeout=CONNECT_S)
             except (OSError, ValueError) as error:
                 raise ClusterUnreachable(spec.scheduler, str(error)) from error
+            # Dask has one timeout for both; a wrong address is told soon, a lost scheduler is waited for.
+            client._timeout = RECONNECT_S
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="microtome-dask-"))
             own = LocalCluster(
