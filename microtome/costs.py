@@ -23,8 +23,8 @@ NETWORK_SHARE = 0.75
 """Of the time of a run; the rest is suppression, pixels, tables."""
 START_S = 8.0
 """Planning, workers, imports."""
-COPY_CORE_MP_S = 60.0
-"""Level-0 px copied and halved by one core."""
+COPY_CORE_MP_S: dict[Kept, float] = {"lossless": 60.0, "source": 130.0}
+"""Level-0 px copied and halved by one core, by what is kept of them."""
 STORED_BYTES_PX: dict[Kept, float] = {"lossless": 2.7, "source": 0.4, "none": 0.1}
 """Bytes of a result per level-0 px, pyramid included, by what it keeps of the pixels."""
 WORKER_BYTES = {Precision.F32: 1_400_000_000, Precision.BF16: 1_300_000_000, Precision.INT8: 1_100_000_000}
@@ -53,7 +53,7 @@ def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
     network_px = sum(tile.area_px for tile in tiles)
     pixels = plan.height_px * plan.width_px
     rate = CORE_MP_S[cpu].get(plan.model.precision, 0.5) * 1e6 * cores * NETWORK_SHARE
-    copied = pixels / (COPY_CORE_MP_S * 1e6 * cores) if plan.pixels != "none" else 0.0
+    copied = pixels / (COPY_CORE_MP_S[plan.pixels] * 1e6 * cores) if plan.pixels != "none" else 0.0
     return Costs(
         shards=len(plan.grid),
         shards_with_tissue=len(shards),

@@ -35,6 +35,7 @@ def markdown(run: Run, summary: Summary) -> str:
             f"| tissue | {summary.tissue_mm2:,.2f} mm² |",
             f"| speed | {summary.tissue_mp_s:.1f} tissue MP/s |",
             f"| model | {plan.model.name} {plan.model.version}, {plan.model.precision} |",
+            f"| pixels | {plan.pixels_in_words} |",
             f"| result | `{uri}` |",
             f"| plan | `{plan.fingerprint[:12]}` |",
             "",

@@ -18,7 +18,7 @@ from pydicom.encaps import generate_frames
 
 from microtome.cluster import ClusterSpec, connect
 from microtome.copying import LARGE_PX, choose_pixels
-from microtome.errors import OptionError, TileNotCopyable
+from microtome.errors import OptionError
 from microtome.grid import Window
 from microtome.ngff import image_arrays, metadata
 from microtome.options import Options
@@ -192,6 +192,7 @@ def test_killed_while_it_copies_it_goes_on_and_makes_the_same_bytes(tiled, resul
 
 def test_verify_passes_a_copy_and_names_chunks_that_are_no_tiles(result, tiled, tmp_path):
     assert verify_result(result.uri).faults == ()
+    assert b"source: asked for; JPEG tiles of 256 px" in result.get("report/index.html")
     assert np.array_equal(zarr.open_group(result.uri, mode="r")["0"][:], pixels_of(tiled))
     copy = ResultStore(str(shutil.copytree(result.uri, tmp_path / "field.ome.zarr")))
     chunks = dict(chunks_of(copy.get("0/c/0/1/1"), (1, 2, 2)))
@@ -302,7 +303,10 @@ def test_a_tile_of_another_size_than_those_looked_at_stops_the_run(tiled, tmp_pa
     data = bytearray(tiled.read_bytes())
     data[place : place + len(stream)] = stream
     odd.write_bytes(data)
-    plan, store = make_plan(str(odd), source(odd, shard_px=512)), ResultStore(str(tmp_path))
-    store.put("plan.json", plan.to_json())
-    with pytest.raises(TileNotCopyable, match=r"512 x 512 px.* --pixels lossless"):
-        do_shard(Run(plan, store).ref, chunk.NAME, chunk.chunk_shard, 1)
+    command = [sys.executable, "-m", "microtome.cli", "segment", str(odd), "-o", str(tmp_path / "out")]
+    options = ["--precision", "f32", "--shard-size", "512", "--pixels", "source", "--no-tissue"]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "512 x 512 px, but its place in the file has 256 x 256 (at y=256 x=512)" in run.stderr
+    assert "--pixels lossless --overwrite" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -44,6 +45,26 @@ def test_a_window_far_outside_is_white(slide: Slide) -> None:
     assert slide.read(0, Window(-500, -400, -100, -100)).min() == 255
     far = slide.levels[0].height_px + 5
     assert slide.read(0, Window(far, 0, far + 3, 2)).shape == (3, 3, 2)
+
+
+def test_a_copied_tile_decodes_alone_to_the_pixels_of_its_place(slide: Slide) -> None:
+    level, (tile_height_px, tile_width_px) = slide.levels[0], slide.tile_size_px
+    window = Window(0, 0, level.height_px, level.width_px)
+    pixels, tiles = slide.read_with_jpeg(window)
+    assert np.array_equal(pixels, slide.read(0, window))
+    assert tiles == slide.copy_jpeg(window)
+    for row, col in list(tiles)[::5]:
+        corner = Window(row * tile_height_px, col * tile_width_px, level.height_px, level.width_px)
+        place = Window(corner.y0, corner.x0, corner.y0 + tile_height_px, corner.x0 + tile_width_px)
+        inside = place.intersect(window)
+        tile = imagecodecs.jpeg8_decode(tiles[row, col])[: inside.height, : inside.width]
+        assert np.array_equal(tile.transpose(2, 0, 1), pixels[:, *inside.within(window)])
+
+
+def test_tiles_are_copied_of_jpeg_alone(slide: Slide) -> None:
+    are_jpeg = slide.format.split(", ")[-1].startswith("JPEG") and "JPEG 2000" not in slide.format
+    by_tiles = slide.reader.startswith(("tifffile", "wsidicom"))
+    assert bool(slide.copy_jpeg(Window(0, 0, 1, 1))) == (are_jpeg and by_tiles)
 
 
 def test_pixels_are_bytes_in_interleaved_memory(slide: Slide) -> None:
