@@ -75,6 +75,8 @@ class Lab:
             # A run starts up to so many seconds after its event; 10 and 15 by default.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",
+            # A run that found no slot tries again; 30 by default.
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
             # Runs that died are found by their silence (automations.yaml).
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "MICROTOME_SCHEDULER": self.scheduler,
@@ -83,6 +85,10 @@ class Lab:
             "MICROTOME_INTAKE_TOKEN_FILE": str(self.state / "intake-token"),
             "OMP_NUM_THREADS": "1",
         }
+        if "MICROTOME_PREFECT_RESULTS" in self.given:
+            # The block is made when the deployments are registered.
+            defaults["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] = "true"
+            defaults["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = "remote-file-system/microtome-results"
         # Never a server that the shell happens to know: the deployments would be registered there.
         return {**defaults, **self.given, "PREFECT_API_URL": f"{self.pages}/api"}
 

@@ -18,6 +18,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.filesystems import RemoteFileSystem
 from prefect.workers.process import ProcessWorker
 
 from deployments.lab import POOL, QUEUES, READY_WITHIN_S, ROOT
@@ -25,6 +26,7 @@ from deployments.lab import POOL, QUEUES, READY_WITHIN_S, ROOT
 SEGMENT = "segment"
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 NOTICE = "microtome-notice"
+RESULTS = "microtome-results"
 
 
 def main() -> None:
@@ -42,6 +44,9 @@ def main() -> None:
         if options.at_once is not None:
             set_limit(client, options.pool, options.at_once)
         make_automations(client, os.environ.get("MICROTOME_NOTICE_URL"))
+    if place := os.environ.get("MICROTOME_PREFECT_RESULTS"):
+        # Store and credentials come from the environment: a block would keep them in the database.
+        RemoteFileSystem(basepath=place).save(RESULTS, overwrite=True)
 
 
 def wait_for_server(client: SyncPrefectClient) -> None:

@@ -17,7 +17,7 @@ PLAN = "plan.json"
 DAY_S = 86_400.0
 
 
-@flow(name="clean-up", persist_result=False)
+@flow(name="clean-up")
 def clean_up(older_than_days: float = 14.0, only_say: bool = False) -> list[str]:
     """Remove unfinished results below the output in which nothing was written for long.
 

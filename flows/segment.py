@@ -40,7 +40,7 @@ def run_name() -> str:
     return f"{name} · {card.name} {card.version}"
 
 
-@flow(name="segment-slide", flow_run_name=run_name, persist_result=False)
+@flow(name="segment-slide", flow_run_name=run_name)
 def segment_slide(
     slide: str,
     output: str = "results",

@@ -23,7 +23,7 @@ DEPLOYMENT = "segment-slide/on-upload"
 PAGE = 200
 
 
-@flow(name="sweep", persist_result=False)
+@flow(name="sweep")
 def sweep(deployment: str = DEPLOYMENT, rested_s: float = 600.0) -> int:
     """Start a run for every slide of the sources that has neither a result nor a run under way.
 

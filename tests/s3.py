@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-REGION, ACCESS_KEY, SECRET_KEY = "eu-test-1", "testaccess", "testsecret"
+REGION, ACCESS_KEY, SECRET_KEY = "eu-test-1", "testaccess", "a-secret-of-the-tests"
 START_S = 20.0
 
 

@@ -1,0 +1,141 @@
+"""A small lab's installation for tests: all of its services, an S3 server, and who listens to its notices."""
+
+import json
+import os
+import threading
+import time
+import urllib.parse
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from deployments import lab as installation
+from deployments.lab import Lab
+from tests.s3 import S3Server, find_versitygw, free_port
+
+PORTS = ("PREFECT", "INTAKE", "DASK", "DASK_PAGES", "EXPORTER")
+TOKEN = "a token of the tests"
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@contextmanager
+def lab_in(state, shared_data, *, notifies=False, **told):
+    """Everything up in the folder `state`: (lab, S3 server, which tells the intake or nobody)."""
+    ports = {f"MICROTOME_{name}_PORT": str(free_port()) for name in PORTS}
+    intake = f"http://vgw:{urllib.parse.quote(TOKEN)}@127.0.0.1:{ports['MICROTOME_INTAKE_PORT']}/events"
+    s3 = S3Server(find_versitygw(shared_data), state / "s3" / "data", intake if notifies else None)
+    ours = {
+        "MICROTOME_SOURCES": "s3://slides/in",
+        "MICROTOME_OUTPUT": "s3://results",
+        "MICROTOME_INTAKE_TOKEN": TOKEN,
+    }
+    lab = Lab(state / "lab", {**os.environ, **s3.environment, **ports, **ours, **told})
+    try:
+        installation.up(lab)
+        with s3:
+            for bucket in ("slides", "results", "prefect"):
+                s3.make_bucket(bucket)
+            yield lab, s3
+    finally:
+        installation.down(lab)
+
+
+class Notices:
+    """A webhook that keeps what is sent to it."""
+
+    def __init__(self):
+        self.texts = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                receiver.texts.append(
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"]
+                )
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def until(condition, within_s, what=""):
+    """Waits: what the condition gives when it is true."""
+    end_s = time.monotonic() + within_s
+    while not (found := condition()):
+        if time.monotonic() > end_s:
+            pytest.fail(f"not within {within_s} s: {what or condition}")
+        time.sleep(0.2)
+    return found
+
+
+class Api:
+    """Prefect's REST API, as its pages use it."""
+
+    def __init__(self, lab):
+        self._client = httpx.Client(base_url=f"{lab.pages}/api", timeout=30)
+
+    def close(self):
+        self._client.close()
+
+    def request(self, method, path, body=None):
+        answer = self._client.request(method, path, json=body)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def deployment(self, name):
+        return self.request("GET", f"/deployments/name/{name}")
+
+    def runs(self, name):
+        """Every run of a deployment of this name."""
+        wanted = {"deployments": {"name": {"any_": [name]}}, "limit": 200}
+        return self.request("POST", "/flow_runs/filter", wanted)
+
+    def run(self, run_id):
+        return self.request("GET", f"/flow_runs/{run_id}")
+
+    def start(self, deployment, **parameters):
+        """The id of a new run."""
+        made = self.deployment(deployment)["id"]
+        return self.request("POST", f"/deployments/{made}/create_flow_run", {"parameters": parameters})["id"]
+
+    def ended(self, run_id, within_s=120):
+        def look():
+            run = self.run(run_id)
+            return run if run["state"]["type"] in ENDED else None
+
+        return until(look, within_s, f"the end of run {run_id}")
+
+
+def notice_of(record):
+    """A notification as AWS sends it."""
+    return json.dumps({"Records": [record]}).encode()
+
+
+def send(lab, body):
+    """Whether the intake took it."""
+    try:
+        answer = httpx.post(
+            f"http://127.0.0.1:{lab.intake_port}/events",
+            content=body,
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=10,
+        )
+    except httpx.TransportError:
+        return False  # it was killed
+    return answer.status_code == 204
+
+
+def quoted(key):
+    return urllib.parse.quote_plus(key)
