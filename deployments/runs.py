@@ -1,7 +1,7 @@
 """What Prefect knows of the runs now: those that ended, those that are under way, who would take the next.
 
 Read again and again; what ended a while ago does not change and is kept. By Prefect's REST API: its
-own client would take 230 MB where 40 do.
+own client would take 230 MB where 30 do.
 """
 
 from collections.abc import Iterator, Mapping
