@@ -8,7 +8,16 @@ this project uses these corner-based coordinates.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
+
+
+class Sides(NamedTuple):
+    """Of which sides of a window something holds."""
+
+    top: bool
+    left: bool
+    bottom: bool
+    right: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,11 @@ class Window:
     def grow(self, margin_px: int) -> Self:
         """Larger by `margin_px` on each side; may leave the slide."""
         return type(self)(self.y0 - margin_px, self.x0 - margin_px, self.y1 + margin_px, self.x1 + margin_px)
+
+    def shrink(self, margin_px: int, sides: Sides) -> Self:
+        """Smaller by `margin_px` on some of its sides."""
+        top, left, bottom, right = (margin_px * side for side in sides)
+        return type(self)(self.y0 + top, self.x0 + left, self.y1 - bottom, self.x1 - right)
 
     def shift(self, dy_px: int, dx_px: int) -> Self:
         return type(self)(self.y0 + dy_px, self.x0 + dx_px, self.y1 + dy_px, self.x1 + dx_px)

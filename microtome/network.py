@@ -11,21 +11,23 @@ import numpy.typing as npt
 
 from microtome.arrays import Floats
 from microtome.errors import BadModel, OptionError
+from microtome.grid import Sides
 from microtome.model import Ir, Precision, ir_digest, read_card
-from microtome.trimming import trim
+from microtome.trimming import NO_SIDES, SIDES_INPUT, trim
 
 if TYPE_CHECKING:
     import openvino
 
 type Shape = tuple[int, int]
 """(height, width) of a tile, halo included, network px; multiples of the card's `align_px`."""
-type Kind = tuple[Shape | None, bool]
-"""Shape of a network's input, None for any, and whether its output is trimmed."""
+type Kind = tuple[Shape, Sides]
+"""Shape of a tile and which of its sides are trimmed."""
 
 FIXED_BYTES = 640_000_000
-"""What networks for single shapes may hold in memory, together."""
-FIXED_AFTER = 3
-"""A shape is worth a network of its own once so many tiles of it were seen."""
+"""What networks for single kinds of tiles may hold in memory, together."""
+FIXED_AFTER_PX = 16_000_000
+"""A kind of tile is worth a network of its own once so many px of it were seen: that network has
+cost some 0.5 s before it saves 10 % (int8) of its time."""
 BYTES_PER_PX: Mapping[Precision, int] = {Precision.F32: 290, Precision.BF16: 160, Precision.INT8: 105}
 """Memory of a network per px of its tile, measured."""
 
@@ -33,14 +35,14 @@ BYTES_PER_PX: Mapping[Precision, int] = {Precision.F32: 290, Precision.BF16: 160
 class Network:
     """A model ready to run on tiles of any shape; for one thread at a time.
 
-    A network compiled for one shape is 5 % (f32) to 25 % (int8) faster on it than the one that
-    takes any, but takes half a second to get going and memory of its own. So those shapes get one
-    that most pixels come in, as many as `FIXED_BYTES` hold. The results have the same bits.
+    A network compiled for one shape is 5 % (f32) to 20 % (int8) faster on it than the one that
+    takes any, but takes time to get going and memory of its own. So those shapes get one that most
+    pixels come in, as many as `FIXED_BYTES` hold. The results have the same bits.
     """
 
     def __init__(
         self,
-        compile_for: Callable[[Kind], "openvino.CompiledModel"],
+        compile_for: Callable[[Kind | None], "openvino.CompiledModel"],
         *,
         limits: tuple[float, float],
         bytes_per_px: int,
@@ -50,12 +52,12 @@ class Network:
         self._limits = limits
         self._bytes_per_px = bytes_per_px
         self.trimmed_px = trimmed_px
-        """Network px by which a trimmed output is smaller than the tile, on each side."""
-        self._any: dict[bool, openvino.InferRequest] = {}
+        """Network px that an output lacks on each trimmed side of the tile."""
+        self._any = self._ready(None)
         self._fixed: dict[Kind, openvino.InferRequest] = {}
         self._tiles: Counter[Kind] = Counter()
 
-    def run(self, tile: npt.NDArray[np.uint8], *, trimmed: bool = False) -> tuple[Floats, Floats]:
+    def run(self, tile: npt.NDArray[np.uint8], *, trimmed: Sides = NO_SIDES) -> tuple[Floats, Floats]:
         """Probability and distances over a tile.
 
         Parameters
@@ -63,8 +65,8 @@ class Network:
         tile
             (y, x, c) uint8, C-contiguous; c = R, G, B; sides are multiples of `align_px`.
         trimmed
-            The tile has the card's `halo_px` on all four sides: leave out what only the halo needs.
-            Outputs are smaller by `trimmed_px` on each side; the core's bits are the same.
+            Sides on which the tile has the card's `halo_px`: what only the halo needs is left out.
+            Outputs are smaller by `trimmed_px` there; the core's bits are the same.
 
         Returns
         -------
@@ -77,6 +79,8 @@ class Network:
         import openvino as ov
 
         request = self._request_for(((tile.shape[0], tile.shape[1]), trimmed))
+        if request is self._any:
+            request.set_tensor(SIDES_INPUT, ov.Tensor(np.array(trimmed, np.int64)))
         request.set_tensor("image", ov.Tensor(tile[None], shared_memory=True))
         request.infer()
         heads = request.get_tensor("heads").data[0]
@@ -86,24 +90,16 @@ class Network:
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""
         self._limits = limits
-        for request in (*self._any.values(), *self._fixed.values()):
+        for request in (self._any, *self._fixed.values()):
             _set_limits(request, limits)
 
-    def _request_for(self, kind: tuple[Shape, bool]) -> "openvino.InferRequest":
+    def _request_for(self, kind: Kind) -> "openvino.InferRequest":
         self._tiles[kind] += 1
-        if kind not in self._fixed and self._tiles[kind] >= FIXED_AFTER and self._make_room(kind):
-            # What any shape needs grew to the largest seen: let it go before more is taken.
-            self._any.clear()
+        if kind not in self._fixed and self._seen_px(kind) >= FIXED_AFTER_PX and self._make_room(kind):
             self._fixed[kind] = self._ready(kind)
-        if kind in self._fixed:
-            return self._fixed[kind]
-        trimmed = kind[1]
-        if trimmed not in self._any:
-            self._any.clear()
-            self._any[trimmed] = self._ready((None, trimmed))
-        return self._any[trimmed]
+        return self._fixed.get(kind, self._any)
 
-    def _make_room(self, kind: tuple[Shape, bool]) -> bool:
+    def _make_room(self, kind: Kind) -> bool:
         """Give up networks of shapes that half as many pixels come in; whether that is enough."""
         losers = [other for other in self._fixed if 2 * self._seen_px(other) < self._seen_px(kind)]
         winners_px = sum(_area_px(other) for other in self._fixed if other not in losers)
@@ -118,14 +114,14 @@ class Network:
     def _seen_px(self, kind: Kind) -> int:
         return self._tiles[kind] * _area_px(kind)
 
-    def _ready(self, kind: Kind) -> "openvino.InferRequest":
+    def _ready(self, kind: Kind | None) -> "openvino.InferRequest":
         request = self._compile_for(kind).create_infer_request()
         _set_limits(request, self._limits)
         return request
 
 
 def _area_px(kind: Kind) -> int:
-    return math.prod(kind[0] or ())
+    return math.prod(kind[0])
 
 
 def load_model(folder: Path, *, precision: Precision, threads: int, limits: tuple[float, float]) -> Network:
@@ -155,15 +151,14 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
     xml, weights = _checked(folder, card.ir(precision))
     core = ov.Core()
 
-    def compile_for(kind: Kind) -> ov.CompiledModel:
-        shape, trimmed = kind
+    def compile_for(kind: Kind | None) -> ov.CompiledModel:
+        shape, sides = kind or (None, None)
         model = core.read_model(xml, weights)
-        if trimmed:
-            trim(model, halo_px=card.halo_px, grid_px=card.grid)
+        trim(model, sides, halo_px=card.halo_px, grid_px=card.grid)
         return core.compile_model(prepare(model, shape), "CPU", compile_options(precision, threads))
 
     try:
-        trimmed_px = trim(core.read_model(xml, weights), halo_px=card.halo_px, grid_px=card.grid)
+        trimmed_px = trim(core.read_model(xml, weights), NO_SIDES, halo_px=card.halo_px, grid_px=card.grid)
         return Network(
             compile_for, limits=limits, bytes_per_px=BYTES_PER_PX[precision], trimmed_px=trimmed_px
         )
@@ -214,13 +209,13 @@ def prepare(model: "openvino.Model", shape: Shape | None) -> "openvino.Model":
         parameter.output(0).set_names({parameter.get_friendly_name()})
     value = op.subtract(op.convert(image, "f32"), low)
     pixels = op.transpose(op.divide(value, op.subtract(high, low)), [0, 3, 1, 2])
-    (old,) = model.get_parameters()
+    old, *others = model.get_parameters()
     for consumer in old.output(0).get_target_inputs():
         consumer.replace_source_output(pixels.output(0))
     (output,) = model.outputs
     heads = op.transpose(output.get_node().input_value(0), [0, 2, 3, 1])
     heads.output(0).set_names({"heads"})
-    whole = ov.Model([op.result(heads)], [image, low, high], model.get_friendly_name())
+    whole = ov.Model([op.result(heads)], [image, low, high, *others], model.get_friendly_name())
     whole.validate_nodes_and_infer_types()
     return whole
 

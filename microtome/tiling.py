@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from microtome.arrays import Mask
 from microtome.errors import OptionError
-from microtome.grid import Window
+from microtome.grid import Sides, Window
 
 CELL_PX = 128
 """Cores begin and end on multiples of this, counted from the shard's corner: fine enough to follow
@@ -79,6 +79,16 @@ class Tiling:
             max(around.x0, 0) // self.align_px * self.align_px,
             self._up(min(around.y1, self.height_px)),
             self._up(min(around.x1, self.width_px)),
+        )
+
+    def whole_halo(self, core: Window) -> Sides:
+        """On which sides the slide's edge leaves the core its whole halo."""
+        around, whole = self.input_of(core), core.grow(self.halo_px)
+        return Sides(
+            top=around.y0 == whole.y0,
+            left=around.x0 == whole.x0,
+            bottom=around.y1 == whole.y1,
+            right=around.x1 == whole.x1,
         )
 
     def _up(self, edge_px: int) -> int:

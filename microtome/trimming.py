@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from microtome.grid import Sides
+
 if TYPE_CHECKING:
     import openvino
 
@@ -26,30 +28,39 @@ class _Cut:
     """Network px; a multiple of `below_px`."""
 
 
-def trim(model: "openvino.Model", *, halo_px: int, grid_px: int) -> int:
+SIDES_INPUT = "trimmed_sides"
+NO_SIDES = Sides(False, False, False, False)
+
+
+def trim(model: "openvino.Model", sides: Sides | None, *, halo_px: int, grid_px: int) -> int:
     """Cut the halo away, in place, as early as the core allows.
 
     Parameters
     ----------
     model
-        A U-Net with a halo of `halo_px` on all four sides of its input.
+        A U-Net with a halo of `halo_px` on the trimmed sides of its input.
+    sides
+        The sides to trim. None gives the model one more input that says so for each tile,
+        `SIDES_INPUT`, int64 (4,), 0 or 1 for top, left, bottom, right.
     grid_px
         Network px per px of its output.
 
     Returns
     -------
     int
-        Network px that its output lacks on each side: less than the halo.
+        Network px that its output lacks on each trimmed side: less than the halo.
     """
     from openvino import opset13 as op
 
+    begins, ends = _side_nodes(model, sides)
+    rows_cols, steps = np.array([2, 3], np.int64), np.ones(2, np.int64)
+
     def cut(node_input: "openvino.Input", px: int) -> None:
-        rows_cols = np.array([2, 3], np.int64)
-        begin, end = np.array([px, px], np.int64), np.array([-px, -px], np.int64)
+        begin = op.multiply(begins, np.int64(px))
+        uncut = np.full(2, np.iinfo(np.int32).max, np.int64)
+        end = op.select(op.greater(ends, np.int64(0)), np.full(2, -px, np.int64), uncut)
         source = node_input.get_source_output()
-        node_input.replace_source_output(
-            op.slice(source, begin, end, np.ones(2, np.int64), rows_cols).output(0)
-        )
+        node_input.replace_source_output(op.slice(source, begin, end, steps, rows_cols).output(0))
 
     present_px = halo_px
     for level in _cuts(model, grid_px):
@@ -61,6 +72,20 @@ def trim(model: "openvino.Model", *, halo_px: int, grid_px: int) -> int:
         present_px = level.kept_px
     model.validate_nodes_and_infer_types()
     return halo_px - present_px
+
+
+def _side_nodes(model: "openvino.Model", sides: Sides | None) -> tuple["openvino.Output", "openvino.Output"]:
+    """Flags of top and left, and of bottom and right: int64 (2,) each."""
+    import openvino as ov
+    from openvino import opset13 as op
+
+    if sides is not None:
+        # OpenVINO folds what hangs on constants when it compiles.
+        return tuple(op.constant(np.array(pair, np.int64)).output(0) for pair in (sides[:2], sides[2:]))
+    flags = op.parameter([4], ov.Type.i64, name=SIDES_INPUT)
+    flags.output(0).set_names({SIDES_INPUT})
+    model.add_parameters([flags])
+    return tuple(op.split(flags, np.int64(0), 2).outputs())
 
 
 def _cuts(model: "openvino.Model", grid_px: int) -> list[_Cut]:

@@ -13,10 +13,11 @@ import pytest
 from microtome import model
 from microtome import network as network_room
 from microtome.errors import BadModel, ModelNotFound, OptionError, PrecisionMissing
-from microtome.grid import Window
+from microtome.grid import Sides, Window
 from microtome.model import Precision, default_model, find_model, ir_digest, read_card
 from microtome.network import Network, load_model
 from microtome.slides import open_slide
+from microtome.trimming import NO_SIDES
 
 HALO_PX, GRID_PX = 96, 2
 LIMITS = (0.0, 255.0)
@@ -75,29 +76,33 @@ def test_a_pixel_has_the_same_bits_in_any_tile(
 
 
 @pytest.mark.parametrize("shape", [(320, 320), (304, 512), (640, 272)])
+@pytest.mark.parametrize("sides", ["1111", "0111", "1001", "0010"])
 def test_a_trimmed_tile_has_the_bits_of_the_whole_one_in_its_core(
-    network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int]
+    network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int], sides: str
 ) -> None:
     tile = np.ascontiguousarray(tissue[: shape[0], : shape[1]])
+    trimmed = Sides(*(side == "1" for side in sides))
     prob, dist = (array.copy() for array in network.run(tile))
-    trimmed_prob, trimmed_dist = network.run(tile, trimmed=True)
+    trimmed_prob, trimmed_dist = network.run(tile, trimmed=trimmed)
     assert network.trimmed_px == 88
-    cells = network.trimmed_px // 2
-    assert trimmed_prob.shape == (shape[0] // 2 - 2 * cells, shape[1] // 2 - 2 * cells)
-    whole, trimmed = slice(48, -48), slice(48 - cells, cells - 48)
-    np.testing.assert_array_equal(trimmed_prob[trimmed, trimmed], prob[whole, whole])
-    np.testing.assert_array_equal(trimmed_dist[trimmed, trimmed], dist[whole, whole])
+    whole = Window(0, 0, shape[0] // 2, shape[1] // 2)
+    left = whole.shrink(88 // 2, trimmed)
+    assert trimmed_prob.shape == (left.height, left.width)
+    core = whole.shrink(HALO_PX // 2, trimmed)
+    np.testing.assert_array_equal(trimmed_prob[core.within(left)], prob[core.within(whole)])
+    np.testing.assert_array_equal(trimmed_dist[core.within(left)], dist[core.within(whole)])
 
 
-def test_a_network_for_one_shape_gives_the_bits_of_the_network_for_any(
-    tissue: npt.NDArray[np.uint8],
+@pytest.mark.parametrize("sides", [NO_SIDES, Sides(True, True, True, True), Sides(True, False, False, True)])
+def test_a_network_for_one_kind_of_tile_gives_the_bits_of_the_network_for_any(
+    monkeypatch: pytest.MonkeyPatch, tissue: npt.NDArray[np.uint8], sides: Sides
 ) -> None:
     network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
     tile = np.ascontiguousarray(tissue[:320, :320])
-    first = [array.copy() for array in network.run(tile)]
-    for _ in range(network_room.FIXED_AFTER):
-        last = network.run(tile)
-    assert ((320, 320), False) in network._fixed
+    first = [array.copy() for array in network.run(tile, trimmed=sides)]
+    monkeypatch.setattr(network_room, "FIXED_AFTER_PX", 2 * 320 * 320)
+    last = network.run(tile, trimmed=sides)
+    assert set(network._fixed) == {((320, 320), sides)}
     for before, after in zip(first, last, strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -106,14 +111,16 @@ def test_networks_for_single_shapes_stay_within_their_memory(
     monkeypatch: pytest.MonkeyPatch, tissue: npt.NDArray[np.uint8]
 ) -> None:
     monkeypatch.setattr(network_room, "FIXED_BYTES", 105 * (256 * 256 + 64 * 64))
+    monkeypatch.setattr(network_room, "FIXED_AFTER_PX", 3 * 64 * 64)
     network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
 
     def run(side: int, times: int) -> set[tuple[int, int]]:
         for _ in range(times):
             network.run(np.ascontiguousarray(tissue[:side, :side]))
-        return {shape for shape, _ in network._fixed if shape is not None}
+        return {shape for shape, _ in network._fixed}
 
-    assert run(64, 3) == {(64, 64)}
+    assert run(64, 2) == set()
+    assert run(64, 1) == {(64, 64)}
     assert run(256, 3) == {(64, 64), (256, 256)}
     assert run(240, 4) == {(64, 64), (256, 256)}, "a rival that is no more frequent has to wait"
     assert run(240, 8) == {(240, 240)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 import cv2
@@ -30,7 +31,7 @@ INK = (26, 26, 26)
 LEGEND_PX = 96
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Overview:
     """The slide, small."""
 
@@ -42,8 +43,14 @@ class Overview:
         """Share of a window (level-0 px) that has colour, 0..1."""
         y0, x0 = int(window.y0 / self.level0_px), int(window.x0 / self.level0_px)
         y1, x1 = ceil(window.y1 / self.level0_px), ceil(window.x1 / self.level0_px)
-        part = self.rgb[y0:y1, x0:x1].astype(np.int16)
-        return float((np.ptp(part, axis=2) > LEAST_CHROMA).mean()) if part.size else 0.0
+        part = self._has_colour[y0:y1, x0:x1]
+        return float(part.mean()) if part.size else 0.0
+
+    @cached_property
+    def _has_colour(self) -> Mask:
+        red, green, blue = cv2.split(self.rgb)
+        high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+        return np.asarray(cv2.subtract(high, low) > LEAST_CHROMA)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,10 +45,9 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         stop_if_abandoned()
         began = time.perf_counter()
         with tally.timed("network"):
-            trimmed = run.has_halo(core)
-            prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)), trimmed=trimmed)
-            if trimmed:
-                around = around.grow(-network.trimmed_px)
+            sides = run.tiling.whole_halo(core)
+            prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)), trimmed=sides)
+            around = around.shrink(network.trimmed_px, sides)
         with tally.timed("decode"):
             candidates = decode(
                 prob,
@@ -75,8 +74,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
 
 def _tiles(run: Run, shard: Shard, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
     """(core, input window, its pixels, seconds of reading them); one tile is read ahead."""
-    # Tiles at the slide's edge last: they need another network than the rest.
-    cores = sorted(run.cores(shard), key=lambda core: not run.has_halo(core))
+    cores = run.cores(shard)
 
     def read(core: Window) -> tuple[Window, Window, Pixels, float]:
         began = time.perf_counter()

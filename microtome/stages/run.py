@@ -76,10 +76,6 @@ class Run:
         window = self.network_window(shard)
         return self.tiling.cores(window, self._occupied(window))
 
-    def has_halo(self, core: Window) -> bool:
-        """Whether the core's halo is whole: the slide's edge does not cut it."""
-        return self.tiling.input_of(core) == core.grow(self.plan.halo_px)
-
     def _occupied(self, window: Window) -> Mask:
         """Which cells of `tiling.CELL_PX` of a window (network px) have tissue: (rows, cols) bool."""
         rows, cols = cells_of(window)

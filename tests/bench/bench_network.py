@@ -20,11 +20,14 @@ from statistics import median
 import numpy as np
 
 from microtome.cpu import cores, machine_record, runs
+from microtome.grid import Sides
 from microtome.model import Precision, default_model, read_card
-from microtome.network import FIXED_AFTER, load_model
+from microtome.network import FIXED_AFTER_PX, load_model
 
 SIDES_PX = (512, 1024, 1216, 1568, 2048, 2240)
 QUICK_SIDES_PX = (512, 1216)
+INSIDE = Sides(top=True, left=True, bottom=True, right=True)
+"""Trimmed as tiles are that no edge of the slide cuts."""
 LAYOUTS = ((1, 1), (2, 1), (1, 2))
 """(processes, threads of each)."""
 ROUNDS = 3
@@ -122,8 +125,8 @@ def _work(
     tile = np.random.default_rng(0).integers(90, 256, (side_px, side_px, 3), dtype=np.uint8)
     began = time.perf_counter()
     network = load_model(default_model(), precision=precision, threads=threads, limits=(0.0, 255.0))
-    for _ in range(FIXED_AFTER):
-        prob, _ = network.run(tile)
+    for _ in range(-(-FIXED_AFTER_PX // side_px**2)):
+        prob, _ = network.run(tile, trimmed=INSIDE)
     load_s = time.perf_counter() - began
     rates = []
     for _ in range(ROUNDS):
@@ -131,7 +134,7 @@ def _work(
         barrier.wait()
         began = time.perf_counter()
         for _ in range(times):
-            network.run(tile)
+            network.run(tile, trimmed=INSIDE)
         rates.append(times * tile[..., 0].size / 1e6 / (time.perf_counter() - began))
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     answers.put((float(prob.sum()), rates, load_s, peak_bytes))
