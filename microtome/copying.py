@@ -22,6 +22,7 @@ LARGE_PX = 5_000_000_000
 CANNOT = "the slide's tiles cannot be copied"
 SAMPLE = 4
 """Tiles looked at along each side of the slide."""
+
 type Kept = Literal["lossless", "source", "none"]
 
 
@@ -30,7 +31,7 @@ class CopiedJpeg:
     """How the slide's JPEG tiles become chunks, and how the levels above them are compressed."""
 
     tile_px: int
-    """Side of a tile: of a chunk, at every level."""
+    """Side of a tile, which is a chunk of level 0; the levels above have chunks of at most 512 px."""
     shard_px: int
     """Side of a shard of level 0: whole tiles."""
     quality: int

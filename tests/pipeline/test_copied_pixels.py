@@ -132,7 +132,7 @@ def test_levels_above_are_the_halves_at_the_quality_of_the_source(copied):
         halved = halve_pixels(halved)
         found = root[level][:]
         assert found.shape == halved.shape
-        channels = (found.astype(float) - halved).reshape(3, -1)
+        channels = (found.astype(np.float32) - halved).reshape(3, -1)
         assert np.abs(channels.mean(axis=1)).max() < 1.5, "no shift of colours"
         rounds = simplejpeg.decode_jpeg(
             simplejpeg.encode_jpeg(
@@ -141,7 +141,7 @@ def test_levels_above_are_the_halves_at_the_quality_of_the_source(copied):
                 colorsubsampling=run.plan.copied.subsampling.replace(":", ""),
             )
         )
-        expected = (rounds.transpose(2, 0, 1).astype(float) - halved).std()
+        expected = (rounds.transpose(2, 0, 1).astype(np.float32) - halved).std()
         assert channels.std() < 1.3 * expected
 
 

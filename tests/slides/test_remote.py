@@ -34,6 +34,18 @@ def test_a_slide_on_s3_is_read_by_ranges_and_gives_the_same_pixels(
         assert sources[0].read_bytes - identity_bytes - opening_bytes < tcga_slide.stat().st_size // 16
 
 
+def test_tiles_are_copied_from_s3_in_one_reading(s3: S3Server, tcga_slide: Path) -> None:
+    shutil.copy(tcga_slide, s3.make_bucket("slides") / "a.tif")
+    window = Window(2048, 6144, 4096, 8192)
+    with open_slide("s3://slides/a.tif") as remote, open_slide(str(tcga_slide)) as local:
+        source: RemoteSource = remote._store._source
+        before = source.read_bytes
+        pixels, tiles = remote.read_with_jpeg(window)
+        assert source.read_bytes - before < 2 * sum(map(len, tiles.values()))
+        assert np.array_equal(pixels, local.read(0, window))
+        assert tiles == local.copy_jpeg(window)
+
+
 def test_a_dicom_folder_on_s3_opens(s3: S3Server, cmu_dicom: Path) -> None:
     shutil.copytree(cmu_dicom, s3.make_bucket("slides") / "region")
     window = Window(100, 200, 500, 700)
