@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from microtome.arrays import Mask, Pixels
 from microtome.slides.base import Mpp, Slide
-from microtome.slides.overview import overview
+from microtome.slides.overview import overview_bands, overview_downsample
 from microtome.tissue_mask import TissueMask, fit_cell
 
 CELL_UM = 16.0
@@ -99,10 +99,10 @@ def find_tissue(slide: Slide, mpp: Mpp | None = None) -> TissueMask:
     height_px, width_px = slide.levels[0].height_px, slide.levels[0].width_px
     wanted_px = 2 ** max(0, round(math.log2(CELL_UM / math.sqrt(mpp.y * mpp.x))))
     finest_px = max(1, wanted_px // (DETAIL * FINER))
-    pixels, downsample = overview(slide, min(MAX_OVERVIEW_PX, -(-max(height_px, width_px) // finest_px)))
-    shrink = max(2, wanted_px // (DETAIL * int(downsample)))
-    factor = int(downsample) * shrink
-    stained = stained_pixels(_shrink(pixels, shrink), mpp.y * mpp.x * factor**2)
+    downsample = overview_downsample(slide, min(MAX_OVERVIEW_PX, -(-max(height_px, width_px) // finest_px)))
+    shrink = max(2, wanted_px // (DETAIL * downsample))
+    factor = downsample * shrink
+    stained = stained_pixels(_shrunk_overview(slide, downsample, shrink), mpp.y * mpp.x * factor**2)
     cell_px = fit_cell(height_px, width_px, max(wanted_px, factor))
     shape = -(-height_px // cell_px), -(-width_px // cell_px)
     cells = _any_in(_grow(stained, GROWN_PX), cell_px // factor, shape)
@@ -125,14 +125,27 @@ def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
     return _without_specks(stained, excess, LEAST_STAIN_UM2 / pixel_um2)
 
 
-def _shrink(pixels: Pixels, factor: int) -> Pixels:
+def _shrunk_overview(slide: Slide, downsample: int, factor: int) -> Pixels:
+    """Averages over squares of `factor` px of the overview, which is never in memory as a whole."""
+    shrunk, left = [], np.empty((0, 0, 3), np.uint8)
+    for band in overview_bands(slide, downsample):
+        rows = np.concatenate([left, band]) if len(left) else band
+        whole = len(rows) // factor * factor
+        if whole:
+            shrunk.append(_shrink(rows[:whole], factor))
+        left = rows[whole:]
+    if len(left):
+        shrunk.append(_shrink(left, factor))
+    return np.concatenate(shrunk).transpose(2, 0, 1)
+
+
+def _shrink(rgb: Plane, factor: int) -> Plane:
     """Averages over squares of `factor` px; the last ones are filled up with the edge's pixels."""
-    rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     bottom, right = -len(rgb) % factor, -rgb.shape[1] % factor
     if bottom or right:
         rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8)
     size = rgb.shape[1] // factor, len(rgb) // factor
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8).transpose(2, 0, 1)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def find_glass(rgb: Plane, roughness: Plane) -> Glass:

@@ -9,6 +9,7 @@ from math import ceil, floor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from microtome.arrays import Doubles, Floats, Pixels
 from microtome.grid import Window
@@ -46,31 +47,37 @@ def overview(slide: Slide, max_px: int) -> tuple[Pixels, float]:
     float
         d, level-0 px per px of it: a power of two, the same in y and x.
     """
-    finest = slide.levels[0]
-    longer_px = max(finest.height_px, finest.width_px)
-    d = 1
-    while ceil(longer_px / d) > max_px:
-        d *= 2
-    number = max(n for n, level in enumerate(slide.levels) if level.downsample <= d)
-    level = slide.levels[number]
+    finest, d = slide.levels[0], overview_downsample(slide, max_px)
     picture = np.empty((ceil(finest.height_px / d), ceil(finest.width_px / d), 3), np.uint8)
-    cell_px = d / level.downsample
-    for block in _blocks(picture.shape[0], picture.shape[1], cell_px, level):
-        picture[block.y0 : block.y1, block.x0 : block.x1] = _averages(slide, number, block, cell_px)
+    row = 0
+    for band in overview_bands(slide, d):
+        picture[row : row + len(band)] = band
+        row += len(band)
     return picture.transpose(2, 0, 1), float(d)
 
 
-def _blocks(rows: int, cols: int, cell_px: float, level: Level) -> Iterator[Window]:
-    """The overview in parts that each take at most `BLOCK_PX` of the level, in overview px.
+def overview_downsample(slide: Slide, max_px: int) -> int:
+    """The least power of two by which the slide fits into `max_px`."""
+    longer_px = max(slide.levels[0].height_px, slide.levels[0].width_px)
+    return 1 << max(0, (ceil(longer_px / max_px) - 1).bit_length())
 
-    Steps are powers of two, so that few tiles are read for two blocks; cells that reach beyond
-    the level are in blocks of their own.
-    """
+
+def overview_bands(slide: Slide, d: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """The overview of `d` level-0 px a px, from top to bottom: (rows, x, 3) uint8 each."""
+    finest = slide.levels[0]
+    number = max(n for n, level in enumerate(slide.levels) if level.downsample <= d)
+    level = slide.levels[number]
+    rows, cols = ceil(finest.height_px / d), ceil(finest.width_px / d)
+    cell_px = d / level.downsample
+    # Steps are powers of two, so that few tiles are read for two blocks of at most `BLOCK_PX` of
+    # the level; cells that reach beyond the level are in blocks of their own.
     width = _power_of_two_below(min(BLOCK_WIDTH_PX, 2 * cols * cell_px) / cell_px)
     height = _power_of_two_below(BLOCK_PX / (width * cell_px**2))
     for y0, y1 in _steps(rows, floor(level.height_px / cell_px), height):
+        band = np.empty((y1 - y0, cols, 3), np.uint8)
         for x0, x1 in _steps(cols, floor(level.width_px / cell_px), width):
-            yield Window(y0, x0, y1, x1)
+            band[:, x0:x1] = _averages(slide, number, Window(y0, x0, y1, x1), cell_px)
+        yield band
 
 
 def _steps(cells: int, whole: int, step: int) -> list[tuple[int, int]]:
