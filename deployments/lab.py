@@ -108,7 +108,7 @@ class Lab:
             "dask-worker": [
                 *(python, "-m", "distributed.cli.dask_worker", self.scheduler, *host, "--nthreads", "1"),
                 *("--nworkers", self.given.get("MICROTOME_WORKERS", str(cores()))),
-                *("--preload", "microtome.stages", "--local-directory", str(self.state / "dask")),
+                *("--preload", "microtome.preload", "--local-directory", str(self.state / "dask")),
                 "--no-dashboard",
             ],
             "worker": [*prefect, "worker", "start", "--pool", POOL, "--type", "process"],

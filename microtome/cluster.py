@@ -22,7 +22,7 @@ CONNECT_S = 20
 RECONNECT_S = 300
 """A scheduler that is lost may come back in another pod, on another node, after its image."""
 
-PRELOAD = ["distributed.nanny", "distributed.worker", "microtome.stages"]
+PRELOAD = ["distributed.nanny", "distributed.worker", "microtome.preload"]
 """What workers of our own have imported when they start, instead of with their first shard."""
 
 
