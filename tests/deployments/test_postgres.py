@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -26,11 +28,8 @@ def postgres(folder):
     """A server with a database of its own; its address."""
     # It refuses to run as root.
     user = {"user": "postgres"} if os.geteuid() == 0 else {}
-    folder.mkdir()
     if user:
         shutil.chown(folder, "postgres")
-        for above in list(folder.parents)[:-1]:
-            above.chmod(above.stat().st_mode | 0o011)
     port = free_port()
 
     def run(*words):
@@ -48,10 +47,11 @@ def postgres(folder):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
+def database():
     if os.environ.get("MICROTOME_TEST_POSTGRES") is None:
         pytest.skip("takes a minute and a PostgreSQL; asked for with MICROTOME_TEST_POSTGRES=1")
-    with postgres(tmp_path_factory.mktemp("postgres") / "server") as url:
+    # pytest's own folders are closed to another user.
+    with tempfile.TemporaryDirectory(prefix="microtome-postgres-") as folder, postgres(Path(folder)) as url:
         yield url
 
 
