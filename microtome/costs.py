@@ -25,8 +25,13 @@ START_S = 8.0
 """Planning, workers, imports."""
 COPY_CORE_MP_S: dict[Kept, float] = {"lossless": 60.0, "source": 130.0}
 """Level-0 px copied and halved by one core, by what is kept of them."""
-STORED_BYTES_PX: dict[Kept, float] = {"lossless": 2.7, "source": 0.4, "none": 0.1}
-"""Bytes of a result per level-0 px, pyramid included, by what it keeps of the pixels."""
+STORED_BYTES_PX: dict[Kept, tuple[float, float]] = {
+    "lossless": (3.8, 0.8),
+    "source": (0.4, 0.4),
+    "none": (0.3, 0.0),
+}
+"""Bytes of a result per level-0 px of tissue and of glass, pyramid included, by what it keeps of the
+pixels. Glass takes nothing where the scanner left it white; noise makes it grow."""
 WORKER_BYTES = {Precision.F32: 1_400_000_000, Precision.BF16: 1_300_000_000, Precision.INT8: 1_100_000_000}
 
 
@@ -52,6 +57,7 @@ def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
     tiles = [plan.tiling.input_of(core) for shard in shards for core in run.cores(shard)]
     network_px = sum(tile.area_px for tile in tiles)
     pixels = plan.height_px * plan.width_px
+    tissue_bytes, glass_bytes = STORED_BYTES_PX[plan.pixels]
     rate = CORE_MP_S[cpu].get(plan.model.precision, 0.5) * 1e6 * cores * NETWORK_SHARE
     copied = pixels / (COPY_CORE_MP_S[plan.pixels] * 1e6 * cores) if plan.pixels != "none" else 0.0
     return Costs(
@@ -60,6 +66,6 @@ def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
         tiles=len(tiles),
         network_px=network_px,
         seconds=START_S + network_px / rate + copied,
-        disk_bytes=pixels * STORED_BYTES_PX[plan.pixels],
+        disk_bytes=plan.tissue.area_px * tissue_bytes + (pixels - plan.tissue.area_px) * glass_bytes,
         worker_bytes=WORKER_BYTES[plan.model.precision],
     )
