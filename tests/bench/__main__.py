@@ -20,6 +20,7 @@ from tests.bench import (
     bench_official,
     bench_s3,
     bench_scaling,
+    bench_uploads,
     single,
 )
 from tests.bench.figures import Bench, Figure, Skipped, print_figure, print_header, write_json
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "sleeping": bench_scaling.sleeping,
     "growth": bench_growth.figures,
     "s3": bench_s3.figures,
+    "uploads": bench_uploads.figures,
     "network": single.network,
     "suppress": single.suppress,
 }
