@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from microtome import __version__
+from microtome import __version__, forks
 from microtome.errors import MicrotomeError
 from microtome.options import BadTileOption, Ngff, Options, PixelsOption, PrecisionOption
 
@@ -84,6 +84,8 @@ def segment(
     json: Annotated[bool, typer.Option("--json", help="The summary on stdout, and nothing else.")] = False,
 ) -> None:
     """Find every nucleus of one slide or many."""
+    if scheduler is None:
+        forks.start()
     from microtome.batch import segment_slides
     from microtome.cluster import ClusterSpec
 

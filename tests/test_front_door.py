@@ -60,7 +60,7 @@ def third_party_imports(folder: Path) -> dict[str, Path]:
         ("flows", ["flows"]),
         ("deployments", ["flows"]),
         ("scripts", ["flows", "dev"]),
-        ("tests", ["flows", "quantize", "dev"]),
+        ("tests", ["flows", "kubernetes", "quantize", "dev"]),
     ],
 )
 def test_every_import_is_a_declared_dependency(folder, extras):
