@@ -1,11 +1,11 @@
 # `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down view test lint format bench bench-quick lock clean
+.PHONY: help setup demo up down view test test-k8s lint format bench bench-quick lock clean
 BIN := .venv/bin
 ARGS ?=
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 setup:  ## .venv with the locked versions of everything
 	@sh scripts/setup.sh
@@ -24,6 +24,9 @@ view: setup  ## results in a browser: serves the folder demo/ on this machine on
 
 test: lint  ## checks, then every test that this machine can run (make test ARGS="-k seams")
 	@$(BIN)/pytest $(ARGS)
+
+test-k8s: setup  ## image, chart and runs on the Kubernetes of KUBECONFIG (docs/kubernetes.md)
+	@sh tests/k8s/run.sh $(ARGS)
 
 lint: setup  ## style, types, and that imports go down only
 	@$(BIN)/ruff check --quiet

@@ -35,14 +35,17 @@ class S3Server:
     """Serves `folder`, whose subfolders are buckets, until the `with` block ends.
 
     `environment` holds what clients need (AWS_ENDPOINT_URL, region, credentials). `webhook` gets a
-    notification of every change; it must answer before the server starts.
+    notification of every change; it must answer before the server starts. `host` is an address of
+    this machine: loopback, or where pods see it.
     """
 
-    def __init__(self, program: Path, folder: Path, webhook: str | None = None) -> None:
+    def __init__(
+        self, program: Path, folder: Path, webhook: str | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._program, self.folder, self._webhook = program, folder, webhook
-        self._port = free_port()
+        self._at = f"{host}:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = f"http://127.0.0.1:{self._port}"
+        self.endpoint = f"http://{self._at}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ class S3Server:
         metadata.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [
-                *(self._program, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{self._port}"),
+                *(self._program, "--quiet", "--keep-alive", "--port", self._at),
                 *(("--event-webhook-url", self._webhook) if self._webhook else ()),
                 *("--region", REGION, "--health", "/health", "posix", "--sidecar", metadata, self.folder),
             ],

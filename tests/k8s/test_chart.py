@@ -1,0 +1,107 @@
+"""The chart as it is rendered: linted, scored, and refusing what makes no sense."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.k8s.installation import CHART, ROOT, VALUES
+from tests.k8s.pods import pods_of
+
+EXAMPLES = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
+EXCEPTIONS = {
+    "container-image-pull-policy": "images have a version for a tag; a node has to start what it holds, "
+    "with the registry away",
+}
+"""kube-score's findings that we do not follow, each with its reason."""
+
+
+@pytest.fixture
+def helm(tools):
+    def run(*words):
+        program = shutil.which("helm") or str(tools / "helm")
+        return subprocess.run([program, *words], capture_output=True, text=True)
+
+    return run
+
+
+def documents(helm, *words):
+    done = helm("template", "microtome", str(CHART), *words)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def test_helm_finds_nothing_to_complain_about(helm):
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values):
+    found = list(pods_of(documents(helm, "--values", str(values))))
+    assert len(found) >= 8
+    for pod in found:
+        for container in pod["spec"]["containers"]:
+            resources, sealed = container["resources"], container["securityContext"]
+            assert {"cpu", "memory", "ephemeral-storage"} <= set(resources["requests"]), pod["metadata"]
+            assert {"cpu", "memory"} <= set(resources["limits"]), pod["metadata"]
+            assert sealed["readOnlyRootFilesystem"] is True
+            assert sealed["allowPrivilegeEscalation"] is False
+            assert sealed["capabilities"]["drop"] == ["ALL"]
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "dask.maxmum=3",
+        "storage.output=results",
+        "runs.atOnce=0",
+        "image.pullPolicy=Sometimes",
+        "prefect.url=here",
+    ],
+)
+def test_values_that_make_no_sense_are_refused(helm, setting):
+    done = helm("template", "microtome", str(CHART), "--set", setting)
+    assert done.returncode != 0
+    assert setting.partition("=")[0].rpartition(".")[2] in done.stderr
+
+
+def test_another_image_makes_another_dask_cluster_behind_the_same_service(helm):
+    def of(*words):
+        found = documents(helm, *words)
+        (cluster,) = [one for one in found if one["kind"] == "DaskCluster"]
+        (service,) = [one for one in found if one["metadata"]["name"] == "microtome-dask"]
+        assert service["spec"]["selector"]["dask.org/cluster-name"] == cluster["metadata"]["name"]
+        return cluster["metadata"]["name"]
+
+    assert of() == of("--set", "dask.maximum=9") != of("--set", "image.tag=other")
+
+
+def test_kube_score_finds_nothing_critical_in_the_chart_and_the_pods_that_others_make_of_it(helm, tmp_path):
+    program = shutil.which("kube-score") or shutil.which("kube-score", path=str(ROOT / ".venv" / "bin"))
+    if program is None:
+        reason = "no kube-score: go install github.com/zegl/kube-score/cmd/kube-score@latest"
+        pytest.fail(reason) if os.environ.get("CI") == "true" and shutil.which("go") else pytest.skip(reason)
+    rendered = documents(helm, *(f"--values={values}" for values in VALUES))
+    # Pods of the operator and of Prefect: without them the policies and Services for them select nothing.
+    made = [pod for pod in pods_of(rendered) if pod["metadata"]["name"] not in _names(rendered)]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(rendered + made))
+    ignored = [word for test in EXCEPTIONS for word in ("--ignore-test", test)]
+    done = subprocess.run(
+        [program, "score", str(tmp_path / "all.yaml"), "--output-format", "ci", *ignored],
+        capture_output=True,
+        text=True,
+    )
+    assert "[OK]" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("[CRITICAL]")] == []
+
+
+def _names(rendered):
+    return {
+        document["metadata"]["name"]
+        for document in rendered
+        if document["kind"] in ("Deployment", "Job", "Pod")
+    }
