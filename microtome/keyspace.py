@@ -148,7 +148,8 @@ class Bucket:
             raise CannotWrite(f"s3://{self.root}", str(error)) from error
 
     def get(self, key: str) -> bytes:
-        data: bytes = self.files.cat_file(self._path(key))
+        # More than one connection would cost a request for the size first; what is read whole is small.
+        data: bytes = self.files.cat_file(self._path(key), max_concurrency=1)
         return data
 
     @contextmanager
