@@ -1,14 +1,8 @@
 """The whole installation: a real server, worker, intake, Dask cluster and S3, from upload to result."""
 
-import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import time
-import urllib.parse
-from itertools import pairwise
 
 import boto3
 import httpx
@@ -17,11 +11,10 @@ import pytest
 import tifffile
 
 from deployments import lab as installation
-from deployments.lab import ROOT, Lab
+from deployments.lab import ROOT
 from microtome.grid import Window
 from microtome.slides import open_slide
-from tests.deployments.test_notifications import record
-from tests.s3 import S3Server, find_versitygw, free_port
+from tests.deployments.labs import lab_in
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
 ]
 
-PORTS = ("PREFECT", "DASK", "DASK_PAGES", "EXPORTER")
 ODD = "in/A b+c%d é.tif"
 FIELD = Window(1900, 6592, 2200, 6992)
 
@@ -56,31 +48,11 @@ def slides(tcga_slide, tmp_path_factory):
 @pytest.fixture(scope="module")
 def lab(shared_data, tmp_path_factory):
     """Everything up, with S3 whose notifications go to the intake."""
-    state = tmp_path_factory.mktemp("lab")
-    intake = free_port()
-    token = "a token of the tests"
-    s3 = S3Server(
-        find_versitygw(shared_data),
-        tmp_path_factory.mktemp("s3") / "data",
-        f"http://vgw:{urllib.parse.quote(token)}@127.0.0.1:{intake}/events",
-    )
-    ports = {f"MICROTOME_{name}_PORT": str(free_port()) for name in PORTS}
-    told = {
-        "MICROTOME_SOURCES": "s3://slides/in",
-        "MICROTOME_OUTPUT": "s3://results",
-        "MICROTOME_INTAKE_TOKEN": token,
-        "MICROTOME_INTAKE_PORT": str(intake),
-        "MICROTOME_WORKERS": "1",
-    }
-    lab = Lab(state, {**os.environ, **s3.environment, **ports, **told})
-    try:
-        installation.up(lab)
-        with s3:
-            s3.make_bucket("slides")
-            s3.make_bucket("results")
-            yield lab
-    finally:
-        installation.down(lab)
+    with lab_in(tmp_path_factory.mktemp("lab"), shared_data, notifies=True, MICROTOME_WORKERS="1") as (
+        lab,
+        _,
+    ):
+        yield lab
 
 
 @pytest.fixture(scope="module")
@@ -147,26 +119,15 @@ def test_a_new_version_of_a_key_makes_a_result_of_its_own(lab, bucket, slides):
     assert all(verified(lab, run) for run in both)
 
 
-def test_doubled_notifications_and_a_killed_intake_make_one_run_a_slide(lab, bucket, slides):
-    keys = [f"in/doubled/{number}.tif" for number in range(4)]
-    for number, key in enumerate(keys[:2]):
-        bucket.put_object(Bucket="slides", Key=key, Body=slides(10 + number))
-    multipart(bucket, keys[2], slides(12))
-    bucket.put_object(Bucket="slides", Key=keys[3], Body=slides(13))
-    notices = [key for key in keys for _ in range(3)]
-    random.Random(7).shuffle(notices)
-    for place, key in enumerate(notices):
-        if place == len(notices) // 2:
-            os.killpg(installation.running(lab, "intake"), signal.SIGKILL)
-        if place == len(notices) // 2 + 1:
-            installation.start(lab, "intake")
-        send_until_taken(lab, key, tries=1 if place == len(notices) // 2 else 40)
+def test_two_slides_at_once_follow_each_other(lab, bucket, slides):
+    keys = ["in/two/a.tif", "in/two/b.tif"]
+    bucket.put_object(Bucket="slides", Key=keys[0], Body=slides(10))
+    multipart(bucket, keys[1], slides(11))
     found = finished(lab, *keys)
-    assert sorted(run["parameters"]["slide"] for run in found) == sorted(f"s3://slides/{key}" for key in keys)
-    assert [run["state"]["type"] for run in found] == ["COMPLETED"] * 4
+    assert [run["state"]["type"] for run in found] == ["COMPLETED"] * 2
     assert all(verified(lab, run) for run in found)
-    spans = sorted((run["start_time"], run["end_time"]) for run in found)
-    assert all(ended <= began for (_, ended), (began, _) in pairwise(spans))
+    first, second = sorted(found, key=lambda run: run["start_time"])
+    assert second["created"] < first["end_time"] <= second["start_time"], "it waited"
 
 
 def multipart(bucket, key, body):
@@ -175,19 +136,6 @@ def multipart(bucket, key, body):
     part = bucket.upload_part(**at, UploadId=upload, PartNumber=1, Body=body)
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     bucket.complete_multipart_upload(**at, UploadId=upload, MultipartUpload=parts)
-
-
-def send_until_taken(lab, key, tries):
-    body = json.dumps({"Records": [record("ObjectCreated:Put", "slides", urllib.parse.quote_plus(key))]})
-    headers = {"Authorization": f"Bearer {lab.given['MICROTOME_INTAKE_TOKEN']}"}
-    for _ in range(tries):
-        try:
-            address = f"http://127.0.0.1:{lab.intake_port}/events"
-            if httpx.post(address, content=body, headers=headers, timeout=10).status_code == 204:
-                return
-        except httpx.TransportError:
-            pass  # it was killed
-        time.sleep(0.5)
 
 
 def test_the_sweep_finds_what_nobody_announced_and_only_that(lab, bucket, slides, tmp_path):
