@@ -1,6 +1,6 @@
 # `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down view test test-k8s lint format bench bench-quick lock clean
+.PHONY: help setup demo up down train-env train-test view test test-k8s lint format bench bench-quick lock lock-train clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -18,6 +18,13 @@ up: setup  ## Prefect's pages, and all that turns slides in .state/slides into r
 
 down:  ## stops what make up has started
 	@$(BIN)/python -m deployments.lab down
+
+train-env: setup  ## .train-env: the official StarDist package, for the deployment train/on-demand (2 GB)
+	@test -x .train-env/bin/python || $(BIN)/uv venv --quiet --python 3.12 .train-env
+	@$(BIN)/uv pip sync --quiet --python .train-env/bin/python --require-hashes requirements-train.lock
+
+train-test: train-env  ## trains a small model for some minutes; not part of make test
+	@MICROTOME_TRAIN_ENV=.train-env $(BIN)/pytest tests/train -o timeout=1800 $(ARGS)
 
 view: setup  ## results in a browser: serves the folder demo/ on this machine only (make view DIR=path)
 	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo)
@@ -49,5 +56,10 @@ lock: setup  ## newest versions that pyproject.toml allows (make lock ARGS="--up
 	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.12 --all-extras \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) pyproject.toml -o requirements.lock
 
+lock-train: setup  ## the same for .train-env
+	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.12 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) \
+		requirements-train.in -o requirements-train.lock
+
 clean:  ## removes .venv, caches and the demo
-	@rm -rf .venv .state demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .train-env .state demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -39,8 +40,7 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         wait_for_server(client)
         make_pool(client, options.pool, options.job_template)
-        deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--pool", options.pool]
-        subprocess.run(deploy, cwd=ROOT, check=True)
+        deploy(options.pool)
         if options.at_once is not None:
             set_limit(client, options.pool, options.at_once)
         make_automations(client, os.environ.get("MICROTOME_NOTICE_URL"))
@@ -74,6 +74,19 @@ def make_pool(client: SyncPrefectClient, pool: str, job_template: Path | None) -
             client.create_work_queue(name, concurrency_limit=limit, work_pool_name=pool)
         except ObjectAlreadyExists:
             continue
+
+
+def deploy(pool: str) -> None:
+    """Every deployment of prefect.yaml, into a pool of this name."""
+    # `prefect deploy --all` passes over its own --pool where the file names one.
+    definition = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for deployment in definition["deployments"]:
+        deployment["work_pool"]["name"] = pool
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "prefect.yaml"
+        file.write_text(yaml.safe_dump(definition))
+        words = ["--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        subprocess.run([sys.executable, "-m", "prefect", *words], cwd=ROOT, check=True)
 
 
 def set_limit(client: SyncPrefectClient, pool: str, at_once: int) -> None:

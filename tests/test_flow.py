@@ -1,6 +1,8 @@
 """The Prefect flow on a real server: what people see there, and that it makes the same bytes."""
 
+import asyncio
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -161,6 +163,44 @@ def test_a_stage_is_tried_again_unless_the_user_is_at_fault():
     assert not may_pass(None, None, Failed(data=SlideNotFound("S-001.svs")))
 
 
+def test_a_models_scores_are_a_table_in_prefect_and_a_file(server, client, shared_data, tmp_path):
+    from flows.evaluate import evaluate
+
+    for kind in ("images", "masks"):
+        (tmp_path / "few" / kind).mkdir(parents=True)
+        for path in sorted((shared_data / "nuclei" / "tnbc" / kind).iterdir())[:4]:
+            (tmp_path / "few" / kind / path.name).symlink_to(path)
+    scores = tmp_path / "scores.json"
+    state = evaluate(str(tmp_path / "few"), precision="f32", output=str(scores), return_state=True)
+    assert state.is_completed(), state.message
+    (artifact,) = artifacts_of(client, state.state_details.flow_run_id, "table")
+    told = json.loads(scores.read_text())
+    assert artifact.key == "model-he-nuclei"
+    assert json.loads(artifact.data) == told["scores"] == state.result()["scores"]
+    assert [row["IoU"] for row in told["scores"]] == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert told["scores"][0]["AP"] > 0.4
+
+
+def test_training_without_its_environment_says_how_to_make_it(server, tmp_path, monkeypatch):
+    from flows.train import train
+
+    monkeypatch.setenv("MICROTOME_TRAIN_ENV", str(tmp_path / "nowhere"))
+    state = train(str(tmp_path), str(tmp_path / "out"), name="new", version="1", return_state=True)
+    assert state.is_failed()
+    assert "make train-env" in state.message
+    assert not (tmp_path / "out").exists()
+
+
+DEPLOYMENTS = (
+    "segment-slide/on-demand",
+    "segment-slide/on-upload",
+    "sweep/nightly",
+    "clean-up/weekly",
+    "evaluate/on-demand",
+    "train/on-demand",
+)
+
+
 def test_every_deployment_registers_and_its_form_explains_every_parameter(server, client):
     from prefect.settings import get_current_settings
 
@@ -168,8 +208,42 @@ def test_every_deployment_registers_and_its_form_explains_every_parameter(server
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
     for command in (["work-pool", "create", "slides", "--type", "process"], ["deploy", "--all"]):
         subprocess.run([*prefect, *command], cwd=ROOT, env=env, check=True, capture_output=True)
+    for name in DEPLOYMENTS:
+        deployment = client.read_deployment_by_name(name)
+        assert deployment.enforce_parameter_schema
+        assert deployment.global_concurrency_limit.limit == 1, name
+        form = deployment.parameter_openapi_schema["properties"]
+        assert [field for field, told in form.items() if not told.get("description")] == [], name
+    assert len(client.read_deployments()) == len(DEPLOYMENTS)
     deployment = client.read_deployment_by_name("segment-slide/on-demand")
-    assert deployment.enforce_parameter_schema
     form = deployment.parameter_openapi_schema["properties"]
     assert form["slide"]["description"].startswith("The slide")
-    assert [name for name, field in form.items() if not field.get("description")] == []
+
+
+def test_the_same_definition_registers_with_a_kubernetes_pool(server, client, tmp_path):
+    from prefect.settings import get_current_settings
+    from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
+
+    template = KubernetesWorker.get_default_base_job_template()
+    template["variables"]["properties"]["image"]["default"] = "registry.lab/microtome:0.1.0"
+    (tmp_path / "template.json").write_text(json.dumps(template))
+    env = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
+    command = [sys.executable, "-m", "deployments.register", "--pool", "kube", "--at-once", "3"]
+    command += ["--job-template", str(tmp_path / "template.json")]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    pool = client.read_work_pool("kube")
+    assert pool.type == "kubernetes"
+    for name in DEPLOYMENTS:
+        deployment = client.read_deployment_by_name(name)
+        assert deployment.work_pool_name == "kube"
+        is_chore = name in ("sweep/nightly", "clean-up/weekly")
+        assert deployment.work_queue_name == ("chores" if is_chore else "segment")
+        # What the worker makes of pool and deployment: a Job that Kubernetes would take.
+        job = asyncio.run(
+            KubernetesWorkerJobConfiguration.from_template_and_values(
+                pool.base_job_template, deployment.job_variables
+            )
+        ).job_manifest
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert (job["kind"], container["image"]) == ("Job", "registry.lab/microtome:0.1.0")
+    assert client.read_work_queue_by_name("segment", work_pool_name="kube").concurrency_limit == 3
