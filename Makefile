@@ -1,6 +1,6 @@
 # `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down train-env train-test view test test-k8s lint format bench bench-quick lock lock-train clean
+.PHONY: help setup demo up down train-env train-test view test test-faults test-k8s lint format bench bench-quick lock lock-train clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -31,6 +31,9 @@ view: setup  ## results in a browser: serves the folder demo/ on this machine on
 
 test: lint  ## checks, then every test that this machine can run (make test ARGS="-k seams")
 	@$(BIN)/pytest $(ARGS)
+
+test-faults: setup  ## breaks a whole installation again and again, for minutes; not part of make test
+	@$(BIN)/pytest -m fault $(ARGS)
 
 test-k8s: setup  ## image, chart and runs on the Kubernetes of KUBECONFIG (docs/kubernetes.md)
 	@sh tests/k8s/run.sh $(ARGS)

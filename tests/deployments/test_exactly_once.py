@@ -198,6 +198,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(up, api, cmu_slide
     assert any((s3.folder / "prefect" / "results").iterdir()), "what the flow returned is kept in its bucket"
 
 
+@pytest.mark.fault
 def test_cancelled_then_killed_a_slide_is_resumed_and_the_next_waits_its_turn(
     up, api, cmu_slide, slides, notices, tmp_path
 ):
