@@ -72,6 +72,8 @@ class Lab:
             "PREFECT_HOME": str(self.state / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_METRICS_ENABLED": "true",
+            # SQLite has one writer at a time: on a busy machine 10 s are too short to wait for it.
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             # A run starts up to so many seconds after its event; 10 and 15 by default.
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",

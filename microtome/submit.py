@@ -17,6 +17,8 @@ DEPLOYMENT = "segment-slide/on-demand"
 DEFAULT_API = "http://127.0.0.1:4200/api"
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 ANSWER_WITHIN_S = 30.0
+BUSY, BUSY_S = 503, 60.0
+"""What Prefect answers while its database is locked, and how long to ask again."""
 LOOK_EVERY_S = 1.0
 
 
@@ -75,8 +77,18 @@ class PrefectApi:
         PrefectUnreachable
             If no server answers.
         PrefectRefused
-            If it answers with an error.
+            If it answers with an error, or is too busy for a minute.
         """
+        give_up_s = time.monotonic() + BUSY_S
+        while True:
+            try:
+                return self._request(method, path, body)
+            except PrefectRefused as error:
+                if error.status != BUSY or time.monotonic() > give_up_s:
+                    raise
+            time.sleep(LOOK_EVERY_S)
+
+    def _request(self, method: str, path: str, body: object) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self._headers, method=method)
         try:

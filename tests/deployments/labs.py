@@ -84,7 +84,7 @@ class Api:
     """Prefect's REST API, as its pages use it."""
 
     def __init__(self, lab):
-        self._client = httpx.Client(base_url=f"{lab.pages}/api", timeout=30)
+        self._client = httpx.Client(base_url=f"{lab.pages}/api", timeout=90)
 
     def close(self):
         self._client.close()

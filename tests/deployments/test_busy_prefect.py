@@ -1,0 +1,50 @@
+"""Prefect answers 503 while its database is locked. A stand-in: a real one is not locked at our word."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from microtome import submit
+from microtome.errors import PrefectRefused
+from microtome.submit import PrefectApi
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """Answers 503 as often as told, then `{"id": 1}`; holds what was asked."""
+    monkeypatch.setattr(submit, "LOOK_EVERY_S", 0.01)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked += 1
+            self.send_response(503 if server.asked <= server.busy else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"id": 1}).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.asked = server.busy = 0
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def api_of(server):
+    return PrefectApi({"PREFECT_API_URL": f"http://127.0.0.1:{server.server_port}/api"})
+
+
+def test_a_server_that_is_busy_is_asked_again(busy):
+    busy.busy = 3
+    assert api_of(busy).request("GET", "/") == {"id": 1}
+    assert busy.asked == 4
+
+
+def test_one_that_stays_busy_is_an_error_in_the_end(busy, monkeypatch):
+    monkeypatch.setattr(submit, "BUSY_S", 0.05)
+    busy.busy = 10_000
+    with pytest.raises(PrefectRefused, match="503"):
+        api_of(busy).request("GET", "/")
