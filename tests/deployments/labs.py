@@ -91,6 +91,11 @@ class Api:
 
     def request(self, method, path, body=None):
         answer = self._client.request(method, path, json=body)
+        until_s = time.monotonic() + 60
+        # Its database is locked for a moment: Prefect's own clients ask again as well.
+        while answer.status_code == 503 and time.monotonic() < until_s:
+            time.sleep(1)
+            answer = self._client.request(method, path, json=body)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
