@@ -19,4 +19,5 @@ if ! command -v kube-score >/dev/null && [ ! -x .venv/bin/kube-score ] && comman
     GOBIN=$PWD/.venv/bin GOFLAGS=-mod=mod go install github.com/zegl/kube-score/cmd/kube-score@v1.20.0 2>/dev/null ||
         echo "kube-score could not be installed: its test will say so" >&2
 fi
-.venv/bin/pytest tests/k8s "$@"
+# Last what removes the installation and makes it anew.
+.venv/bin/pytest tests/k8s/test_[!u]*.py tests/k8s/test_uninstall.py "$@"
