@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from microtome.claim import claimed
 from microtome.inbox import Inbox
+from microtome.s3 import s3_files
 from microtome.store import PUBLISHED, RESULT_SUFFIX, ResultStore
 
 PLAN = "plan.json"
@@ -58,10 +59,7 @@ def newest_s(uri: str) -> float:
 def results_below(output: str) -> Iterator[ResultStore]:
     """Every folder called NAME.ome.zarr below the output, finished or not; none inside another."""
     if output.startswith("s3://"):
-        import s3fs
-
-        files = s3fs.S3FileSystem(use_listings_cache=False)
-        below = files.glob(f"{output.removeprefix('s3://')}/**/*{RESULT_SUFFIX}/{PLAN}")
+        below = s3_files().glob(f"{output.removeprefix('s3://')}/**/*{RESULT_SUFFIX}/{PLAN}")
         yield from (ResultStore("s3://" + path.removesuffix(f"/{PLAN}")) for path in sorted(below))
         return
     for folder, names, _ in os.walk(output):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from microtome.errors import CannotWrite, ClaimLost
+from microtome.s3 import s3_files
 
 CLAIM = ".claim"
 """Suffix of the file or key beside the result."""
@@ -147,9 +148,7 @@ class _Lease:
     """An object that one process at a time may replace."""
 
     def __init__(self, uri: str) -> None:
-        import s3fs
-
-        self._files: Any = s3fs.S3FileSystem(use_listings_cache=False)
+        self._files = s3_files()
         self._uri = uri
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         self._at = {"Bucket": bucket, "Key": key}

@@ -8,11 +8,11 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from microtome.errors import OptionError
+from microtome.s3 import s3_files
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".czi")
 LOCAL_ONLY = (".mrxs", ".vms", ".czi")
@@ -207,13 +207,10 @@ def _stamp(etag: str | None, modified: Any) -> str:
     return bare or modified.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-@lru_cache(maxsize=1)
 def _s3() -> Any:
-    import s3fs
-
     # s3fs tries again itself: with botocore's own attempts on top, a store that is away takes half a minute.
     patience = {"connect_timeout": 3, "read_timeout": 10, "retries": {"max_attempts": 0}}
-    return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=patience)
+    return s3_files(config_kwargs=patience)
 
 
 def _is_below(uri: str, place: str) -> bool:

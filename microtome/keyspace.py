@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from microtome.errors import CannotWrite, NoSpaceLeft
+from microtome.s3 import s3_files
 
 TEMPORARY = ".writing"
 """Suffix of a file that is not whole yet; `listing` leaves such files out."""
@@ -136,10 +137,7 @@ class Bucket:
 
     @cached_property
     def files(self) -> Any:
-        """The s3fs file system; it retries single requests itself."""
-        import s3fs  # half a second, which a local result need not wait for
-
-        return s3fs.S3FileSystem(use_listings_cache=False)
+        return s3_files()
 
     def put(self, key: str, data: bytes) -> None:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from microtome.errors import ModelNotFound, ModelUnreachable
+from microtome.s3 import s3_files
 
 CARD_FILE = "model.json"
 
@@ -27,10 +28,8 @@ def fetch_model(uri: str, environ: Mapping[str, str] = os.environ) -> Path:
     ModelUnreachable
         If the store cannot be asked.
     """
-    import s3fs
-
     root = uri.removeprefix("s3://").strip("/")
-    files = s3fs.S3FileSystem(use_listings_cache=False)
+    files = s3_files()
     try:
         found: dict[str, dict[str, Any]] = files.find(root + "/", maxdepth=1, detail=True)
         if f"{root}/{CARD_FILE}" not in found:

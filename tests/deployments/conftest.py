@@ -10,7 +10,7 @@ import uvicorn
 
 from deployments.intake import intake
 from deployments.settings import Settings
-from microtome.inbox import Inbox, _s3
+from microtome.inbox import Inbox
 from tests.s3 import S3Server, find_versitygw
 
 TOKEN = "a token of the tests"
@@ -25,11 +25,9 @@ def s3(shared_data, tmp_path, monkeypatch):
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        _s3.cache_clear()
         server.make_bucket("slides")
         yield server
         s3fs.S3FileSystem.clear_instance_cache()
-        _s3.cache_clear()
 
 
 class PrefectStandIn:

@@ -12,7 +12,6 @@ import pytest
 from distributed import Client
 
 from deployments import lab as installation
-from microtome.inbox import _s3
 from microtome.model import default_model
 from microtome.records import ShardReport
 from microtome.store import ResultStore
@@ -88,10 +87,8 @@ def buckets(up, monkeypatch):
     for name, value in up[1].environment.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    _s3.cache_clear()
     yield
     s3fs.S3FileSystem.clear_instance_cache()
-    _s3.cache_clear()
 
 
 def schedule(api, deployment, changed):
