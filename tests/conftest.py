@@ -1,9 +1,12 @@
-"""Real data for every test: the shared slides, nuclei and models."""
+"""Real data for every test, the shared slides, nuclei and models, and a real S3 server."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.s3 import S3Server, asked_by_this_process, find_versitygw
 
 HERE = Path(__file__).resolve().parent
 SLIDES = {
@@ -44,3 +47,10 @@ def cmu_dicom(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def dapi_slide(shared_data: Path) -> Path:
     return shared_data / SLIDES["dapi_slide"]
+
+
+@pytest.fixture
+def s3(shared_data: Path, tmp_path: Path) -> Iterator[S3Server]:
+    """A server without buckets, whose address and keys are in the environment."""
+    with S3Server(find_versitygw(shared_data), tmp_path / "s3") as server, asked_by_this_process(server):
+        yield server

@@ -7,6 +7,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -105,6 +107,22 @@ class S3Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+@contextmanager
+def asked_by_this_process(server: S3Server) -> Iterator[S3Server]:
+    """Clients of this process, and of those it starts, ask the server until the block ends."""
+    import s3fs  # half a second, which most tests need not wait for
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        # Its file systems are kept by their arguments; where they ask comes from the environment.
+        s3fs.S3FileSystem.clear_instance_cache()
+        try:
+            yield server
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
 
 
 def free_port() -> int:

@@ -10,9 +10,6 @@ import s3fs
 from microtome.errors import ModelNotFound, ModelReplaced, ModelUnreachable
 from microtome.model import default_model, find_model, read_card, write_card
 from microtome.stages.run import network_of
-from tests.deployments.conftest import s3
-
-__all__ = ["s3"]
 
 URI = "s3://models/lab/he-nuclei"
 

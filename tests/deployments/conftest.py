@@ -1,4 +1,4 @@
-"""A real S3 server, the intake on a real socket, and a stand-in for Prefect's /events."""
+"""A bucket on a real S3 server, the intake on a real socket, and a stand-in for Prefect's /events."""
 
 import json
 import threading
@@ -11,23 +11,15 @@ import uvicorn
 from deployments.intake import intake
 from deployments.settings import Settings
 from microtome.inbox import Inbox
-from tests.s3 import S3Server, find_versitygw
 
 TOKEN = "a token of the tests"
 
 
 @pytest.fixture
-def s3(shared_data, tmp_path, monkeypatch):
-    """A server with a bucket `slides`; its address and keys are in the environment."""
-    import s3fs
-
-    with S3Server(find_versitygw(shared_data), tmp_path / "s3") as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.make_bucket("slides")
-        yield server
-        s3fs.S3FileSystem.clear_instance_cache()
+def s3(s3):
+    """With an empty bucket `slides`."""
+    s3.make_bucket("slides")
+    return s3
 
 
 class PrefectStandIn:

@@ -19,6 +19,7 @@ from microtome.testing import verify_result
 from tests.deployments.labs import ENDED, TOKEN, Api, Notices, lab_in, notice_of, quoted, send, until
 from tests.deployments.test_lab import slides
 from tests.deployments.test_notifications import record
+from tests.s3 import asked_by_this_process
 
 __all__ = ["slides"]
 
@@ -80,15 +81,10 @@ def api(up):
 
 
 @pytest.fixture
-def buckets(up, monkeypatch):
+def buckets(up):
     """This process reads the lab's buckets."""
-    import s3fs
-
-    for name, value in up[1].environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    s3fs.S3FileSystem.clear_instance_cache()
+    with asked_by_this_process(up[1]):
+        yield
 
 
 def schedule(api, deployment, changed):

@@ -12,7 +12,7 @@ import pytest
 from microtome.store import ResultStore
 from tests.k8s.installation import Installation
 from tests.pipeline.runs import digests
-from tests.s3 import S3Server, find_versitygw
+from tests.s3 import S3Server, asked_by_this_process, find_versitygw
 
 BRIDGE = "10.244.0.1"
 """The host, seen from a pod of shared/k8s."""
@@ -45,20 +45,14 @@ def tools(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def store(cluster, shared_data, tmp_path_factory):
     """An S3 server on the host, with empty buckets `slides` and `results`; clients of this process use it."""
-    import s3fs
-
     folder = tmp_path_factory.mktemp("store") / "s3"
     with (
         S3Server(find_versitygw(shared_data), folder, host=BRIDGE) as server,
-        pytest.MonkeyPatch.context() as patch,
+        asked_by_this_process(server),
     ):
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
         for bucket in ("slides", "results"):
             server.make_bucket(bucket)
         yield server
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

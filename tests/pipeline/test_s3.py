@@ -4,25 +4,9 @@ import shutil
 import subprocess
 import sys
 
-import pytest
-
 from microtome.model import default_model
 from microtome.store import ResultStore
 from tests.pipeline.runs import digests
-from tests.s3 import S3Server, find_versitygw
-
-
-@pytest.fixture
-def s3(shared_data, tmp_path, monkeypatch):
-    """A server whose address and keys are in the environment."""
-    import s3fs
-
-    with S3Server(find_versitygw(shared_data), tmp_path / "s3") as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield server
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_from_bucket_to_bucket_the_bytes_are_those_of_the_local_disk(

@@ -9,7 +9,6 @@ import tifffile
 
 from microtome.arrays import Pixels
 from microtome.slides import Slide, open_slide
-from tests.s3 import S3Server, find_versitygw
 from tests.slides import makers
 
 SHARED = ("cmu_slide", "cmu_dicom", "tcga_slide", "dapi_slide")
@@ -32,16 +31,3 @@ def slide(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Slide]:
         path = makers.MAKERS[request.param](tmp_path, request.getfixturevalue("tissue"))
     with open_slide(str(path)) as opened:
         yield opened
-
-
-@pytest.fixture
-def s3(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A server whose address and keys are in the environment."""
-    import s3fs
-
-    with S3Server(find_versitygw(shared_data), tmp_path / "s3") as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        yield server
-        s3fs.S3FileSystem.clear_instance_cache()
