@@ -16,7 +16,8 @@ from microtome.errors import PrefectRefused, PrefectUnreachable
 DEPLOYMENT = "segment-slide/on-demand"
 DEFAULT_API = "http://127.0.0.1:4200/api"
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-ANSWER_WITHIN_S = 30.0
+ANSWER_WITHIN_S = 90.0
+"""Longer than a server waits for its database: 60 s in a small lab."""
 BUSY, BUSY_S = 503, 60.0
 """What Prefect answers while its database is locked, and how long to ask again."""
 LOOK_EVERY_S = 1.0
@@ -70,7 +71,7 @@ class PrefectApi:
             time.sleep(LOOK_EVERY_S)
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """What the server answers, as JSON.
+        """What the server answers, from JSON; None where it has nothing to say.
 
         Raises
         ------
@@ -93,11 +94,12 @@ class PrefectApi:
         request = urllib.request.Request(self.url + path, data, self._headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=ANSWER_WITHIN_S) as answer:
-                return json.load(answer)
+                content = answer.read()
         except urllib.error.HTTPError as error:
             raise PrefectRefused(self.url, error.code, _detail(error.read())) from error
         except OSError as error:
             raise PrefectUnreachable(self.url, str(getattr(error, "reason", error))) from error
+        return json.loads(content) if content else None
 
 
 def _detail(answer: bytes) -> str:

@@ -15,8 +15,9 @@ import httpx
 import psutil
 
 from deployments import lab as installation
+from microtome.submit import FINAL
 from tests.bench.figures import Bench, Figure, figure
-from tests.deployments.labs import ENDED, TOKEN, Api, lab_in, notice_of, quoted, send, until
+from tests.deployments.labs import TOKEN, Api, lab_in, notice_of, quoted, send, until
 from tests.deployments.test_notifications import record
 
 SECONDS, QUICK_SECONDS = 20, 8
@@ -57,7 +58,6 @@ def figures(bench: Bench) -> Iterator[Figure]:
         _, between = asyncio.run(_flood(lab, junk, JUNK_PER_S, seconds, None, good))
         yield figure("uploads", f"good one under {JUNK_PER_S}/s of junk, slowest", "s", max(between), "< 1")
         yield figure("uploads", "intake's memory after it", "MB", intake.memory_info().rss / 1e6, "< 150")
-        api.close()
 
 
 def _upload(lab, api: Api, key: str) -> dict[str, float]:
@@ -67,7 +67,7 @@ def _upload(lab, api: Api, key: str) -> dict[str, float]:
 
     def ended():
         found = [run for run in api.runs("on-upload") if run["parameters"]["slide"].endswith(key)]
-        return found[0] if found and found[0]["state"]["type"] in ENDED else None
+        return found[0] if found and found[0]["state"]["type"] in FINAL else None
 
     run = until(ended, 300, f"the end of {key}")
     if run["state"]["type"] != "COMPLETED":

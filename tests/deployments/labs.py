@@ -13,11 +13,11 @@ import pytest
 
 from deployments import lab as installation
 from deployments.lab import Lab
+from microtome.submit import FINAL, PrefectApi
 from tests.s3 import S3Server, find_versitygw, free_port
 
 PORTS = ("PREFECT", "INTAKE", "DASK", "DASK_PAGES", "EXPORTER")
 TOKEN = "a token of the tests"
-ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @contextmanager
@@ -80,24 +80,11 @@ def until(condition, within_s, what=""):
     return found
 
 
-class Api:
+class Api(PrefectApi):
     """Prefect's REST API, as its pages use it."""
 
     def __init__(self, lab):
-        self._client = httpx.Client(base_url=f"{lab.pages}/api", timeout=90)
-
-    def close(self):
-        self._client.close()
-
-    def request(self, method, path, body=None):
-        answer = self._client.request(method, path, json=body)
-        until_s = time.monotonic() + 60
-        # Its database is locked for a moment: Prefect's own clients ask again as well.
-        while answer.status_code == 503 and time.monotonic() < until_s:
-            time.sleep(1)
-            answer = self._client.request(method, path, json=body)
-        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
-        return answer.json() if answer.content else None
+        super().__init__(lab.environment)
 
     def deployment(self, name):
         return self.request("GET", f"/deployments/name/{name}")
@@ -118,7 +105,7 @@ class Api:
     def ended(self, run_id, within_s=120):
         def look():
             run = self.run(run_id)
-            return run if run["state"]["type"] in ENDED else None
+            return run if run["state"]["type"] in FINAL else None
 
         return until(look, within_s, f"the end of run {run_id}")
 

@@ -1,4 +1,7 @@
-"""Prefect answers 503 while its database is locked. A stand-in: a real one is not locked at our word."""
+"""What is made of Prefect's answers: 503 while its database is locked, and nothing at all.
+
+Stand-ins: a real one is not locked at our word.
+"""
 
 import json
 import threading
@@ -48,3 +51,7 @@ def test_one_that_stays_busy_is_an_error_in_the_end(busy, monkeypatch):
     busy.busy = 10_000
     with pytest.raises(PrefectRefused, match="503"):
         api_of(busy).request("GET", "/")
+
+
+def test_an_answer_without_content_is_none(prefect):
+    assert PrefectApi({"PREFECT_API_URL": prefect.url}).request("POST", "/events", []) is None

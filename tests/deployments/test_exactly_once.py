@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import time
-from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -15,8 +14,9 @@ from deployments import lab as installation
 from microtome.model import default_model
 from microtome.records import ShardReport
 from microtome.store import ResultStore
+from microtome.submit import FINAL
 from microtome.testing import verify_result
-from tests.deployments.labs import ENDED, TOKEN, Api, Notices, lab_in, notice_of, quoted, send, until
+from tests.deployments.labs import TOKEN, Api, Notices, lab_in, notice_of, quoted, send, until
 from tests.deployments.test_lab import slides
 from tests.deployments.test_notifications import record
 from tests.s3 import asked_by_this_process
@@ -56,28 +56,16 @@ def up(shared_data, notices, tmp_path_factory):
         "MICROTOME_PREFECT_RESULTS": "s3://prefect/results",
         "MICROTOME_CACHE": str(state / "cache"),
     }
-    with (
-        lab_in(state, shared_data, **told) as (lab, s3),
-        prefect_api(lab) as api,
-    ):
+    with lab_in(state, shared_data, **told) as (lab, s3):
+        api = Api(lab)
         schedule(api, "clean-up/weekly", EVERY_MINUTE | {"active": True})
         schedule(api, "sweep/nightly", EVERY_MINUTE | {"active": False})
         yield lab, s3
 
 
-@contextmanager
-def prefect_api(lab):
-    api = Api(lab)
-    try:
-        yield api
-    finally:
-        api.close()
-
-
 @pytest.fixture
 def api(up):
-    with prefect_api(up[0]) as api:
-        yield api
+    return Api(up[0])
 
 
 @pytest.fixture
@@ -147,7 +135,7 @@ def test_a_hundred_notifications_of_twelve_slides_make_twelve_runs(up, api, slid
 
     def all_ended():
         runs = api.runs("on-upload")
-        return len(runs) >= SLIDES and all(run["state"]["type"] in ENDED for run in runs) and runs
+        return len(runs) >= SLIDES and all(run["state"]["type"] in FINAL for run in runs) and runs
 
     runs = until(all_ended, 400)
     set_limit(api, 1)

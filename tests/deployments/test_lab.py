@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import boto3
 import httpx
@@ -14,7 +13,8 @@ from deployments import lab as installation
 from deployments.lab import ROOT
 from microtome.grid import Window
 from microtome.slides import open_slide
-from tests.deployments.labs import lab_in
+from microtome.submit import FINAL
+from tests.deployments.labs import Api, lab_in, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,6 +55,11 @@ def lab(shared_data, tmp_path_factory):
         yield lab
 
 
+@pytest.fixture
+def api(lab):
+    return Api(lab)
+
+
 @pytest.fixture(scope="module")
 def bucket(lab):
     names = {"endpoint_url": "AWS_ENDPOINT_URL", "region_name": "AWS_REGION"}
@@ -64,27 +69,16 @@ def bucket(lab):
     client.close()
 
 
-def runs(lab):
-    """Every flow run of segment-slide/on-upload."""
-    wanted = {"deployments": {"name": {"any_": ["on-upload"]}}, "limit": 200}
-    return httpx.post(f"{lab.pages}/api/flow_runs/filter", json=wanted, timeout=30).json()
+def finished(api, *keys, runs=1):
+    """Waits until each key has so many runs and all of them have ended: the runs."""
+    slides = [f"s3://slides/{key}" for key in keys]
 
+    def look():
+        found = [run for run in api.runs("on-upload") if run["parameters"]["slide"] in slides]
+        all_made = sorted(run["parameters"]["slide"] for run in found) == sorted(slides * runs)
+        return all_made and all(run["state"]["type"] in FINAL for run in found) and found
 
-def runs_of(lab, key):
-    return [run for run in runs(lab) if run["parameters"]["slide"] == f"s3://slides/{key}"]
-
-
-def finished(lab, *keys, within_s=240):
-    """Waits until each key has a run and all runs have ended: the runs."""
-    end_s = time.monotonic() + within_s
-    while time.monotonic() < end_s:
-        found = [run for key in keys for run in runs_of(lab, key)]
-        if {run["parameters"]["slide"] for run in found} == {f"s3://slides/{key}" for key in keys} and all(
-            run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in found
-        ):
-            return found
-        time.sleep(1)
-    pytest.fail(f"no end within {within_s} s: {[run['state'] for run in runs(lab)]}")
+    return until(look, 240, f"the end of {runs} of each of {keys}")
 
 
 def verified(lab, run):
@@ -99,31 +93,27 @@ def microtome(lab, *words):
     return subprocess.run(command, env=lab.environment, capture_output=True, text=True)
 
 
-def test_an_upload_with_an_odd_name_ends_as_a_verified_result(lab, bucket, slides):
+def test_an_upload_with_an_odd_name_ends_as_a_verified_result(lab, api, bucket, slides):
     bucket.put_object(Bucket="slides", Key=ODD, Body=slides(0))
-    (run,) = finished(lab, ODD)
+    (run,) = finished(api, ODD)
     assert run["state"]["type"] == "COMPLETED", run["state"]
     assert "upload" in run["tags"]
     assert verified(lab, run)
 
 
-def test_a_new_version_of_a_key_makes_a_result_of_its_own(lab, bucket, slides):
+def test_a_new_version_of_a_key_makes_a_result_of_its_own(lab, api, bucket, slides):
     bucket.put_object(Bucket="slides", Key=ODD, Body=slides(1))
-    end_s = time.monotonic() + 60
-    while len(runs_of(lab, ODD)) < 2:
-        assert time.monotonic() < end_s
-        time.sleep(0.5)
-    both = finished(lab, ODD)
+    both = finished(api, ODD, runs=2)
     assert [run["state"]["type"] for run in both] == ["COMPLETED"] * 2
     assert len({run["parameters"]["output"] for run in both}) == 2
     assert all(verified(lab, run) for run in both)
 
 
-def test_two_slides_at_once_follow_each_other(lab, bucket, slides):
+def test_two_slides_at_once_follow_each_other(lab, api, bucket, slides):
     keys = ["in/two/a.tif", "in/two/b.tif"]
     bucket.put_object(Bucket="slides", Key=keys[0], Body=slides(10))
     multipart(bucket, keys[1], slides(11))
-    found = finished(lab, *keys)
+    found = finished(api, *keys)
     assert [run["state"]["type"] for run in found] == ["COMPLETED"] * 2
     assert all(verified(lab, run) for run in found)
     first, second = sorted(found, key=lambda run: run["start_time"])
@@ -138,18 +128,18 @@ def multipart(bucket, key, body):
     bucket.complete_multipart_upload(**at, UploadId=upload, MultipartUpload=parts)
 
 
-def test_the_sweep_finds_what_nobody_announced_and_only_that(lab, bucket, slides, tmp_path):
-    done = len(runs(lab))
+def test_the_sweep_finds_what_nobody_announced_and_only_that(lab, api, bucket, slides, tmp_path):
+    done = len(api.runs("on-upload"))
     installation.stop(installation.running(lab, "intake"))
     bucket.put_object(Bucket="slides", Key="in/lost.tif", Body=slides(20))
     prefect(lab, "deployment", "run", "sweep/nightly", "--watch")
-    (run,) = finished(lab, "in/lost.tif")
+    (run,) = finished(api, "in/lost.tif")
     installation.start(lab, "intake")
     assert run["state"]["type"] == "COMPLETED", run["state"]
     assert "nightly" in run["tags"]
     assert verified(lab, run)
     prefect(lab, "deployment", "run", "sweep/nightly", "--watch")
-    assert len(runs(lab)) == done + 1
+    assert len(api.runs("on-upload")) == done + 1
 
 
 def prefect(lab, *words):
@@ -169,9 +159,8 @@ def test_submit_prints_the_address_of_its_run_and_ends_as_it_ends(lab, slides, t
     assert "no such file" in missing.stderr
 
 
-def test_a_wrong_parameter_is_refused_before_there_is_a_run(lab, tmp_path):
-    deployment = httpx.get(f"{lab.pages}/api/deployments/name/segment-slide/on-demand", timeout=30).json()
-    assert "id" in deployment, deployment
+def test_a_wrong_parameter_is_refused_before_there_is_a_run(lab, api):
+    deployment = api.deployment("segment-slide/on-demand")
     wrong = {"parameters": {"slide": "a.svs", "precision": "f99"}}
     address = f"{lab.pages}/api/deployments/{deployment['id']}/create_flow_run"
     answer = httpx.post(address, json=wrong, timeout=30)
@@ -179,9 +168,8 @@ def test_a_wrong_parameter_is_refused_before_there_is_a_run(lab, tmp_path):
     assert "f99" in answer.text
 
 
-def test_a_run_that_died_is_watched_for(lab):
-    found = httpx.post(f"{lab.pages}/api/automations/filter", json={}, timeout=30).json()
-    names = {automation["name"] for automation in found}
+def test_a_run_that_died_is_watched_for(api):
+    names = {automation["name"] for automation in api.request("POST", "/automations/filter", {})}
     assert "microtome run died" in names
     assert "microtome run failed" not in names, "nobody said where notices go"
 

@@ -64,7 +64,6 @@ def test_with_one_setting_the_installation_keeps_its_runs_in_postgresql(
         api = Api(lab)
         run = api.start("segment-slide/on-demand", slide=str(tmp_path / "a.tif"), output=str(tmp_path))
         assert api.ended(run)["state"]["type"] == "COMPLETED"
-        api.close()
         kept = subprocess.run(
             ["psql", database.replace("+asyncpg", ""), "-Atc", "select id, state_type from flow_run"],
             check=True,
