@@ -17,10 +17,11 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 def start() -> None:
     """Start it, unless it runs; it ends with this process."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
-    ours = dict(os.environ)
+    ours = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
     os.environ.update(ONE_THREAD)
     try:
         forkserver.ensure_running()
     finally:
-        os.environ.clear()
+        for name in ONE_THREAD:
+            del os.environ[name]
         os.environ.update(ours)
