@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from microtome.cpu import choose_precision, machine_record
+from microtome.cpu import choose_precision, machine_record, runs
 from microtome.fields import label_image, limits_of
 from microtome.labelled import LabelledImage, find_sets
-from microtome.model import Precision, find_model, read_card
+from microtome.model import Accuracy, Precision, find_model, read_card, write_card
 from microtome.network import load_model
 from microtome.scores import Agreement, Pair, agree
 
@@ -28,6 +28,12 @@ class Evaluation:
     precision: Precision
     sets: Mapping[str, tuple[Agreement, ...]]
     """By set, an agreement an overlap; `all` is their sum."""
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """What the model's card says: the agreement of all sets together at an IoU of 0.5."""
+        half, *_ = self.sets[POOLED] if POOLED in self.sets else next(iter(self.sets.values()))
+        return Accuracy(ap50=round(half.ap, 4), f1_50=round(half.f1, 4), images=half.images)
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """One a set and overlap; shares are 0..1."""
@@ -102,6 +108,29 @@ def evaluate(
     return Evaluation(
         model=card.name, version=card.version, digest=card.digest(chosen), precision=chosen, sets=sets
     )
+
+
+def score_all(folder: Path, images: Path, split: Path | None = None) -> dict[Precision, Evaluation]:
+    """Evaluate every precision of a model that this machine runs, and write the scores into its card.
+
+    Raises
+    ------
+    NoLabelledImages
+        If images are missing or cannot be read.
+    """
+    card, machine = read_card(folder), machine_record()
+    found = {
+        precision: evaluate(str(folder), images, split, precision)
+        for precision in card.precisions
+        if runs(precision, machine.instruction_set)
+    }
+    # A score of other images says nothing beside these: what was not measured has none.
+    scored = {
+        name: replace(ir, accuracy=found[name].accuracy if name in found else None)
+        for name, ir in card.precisions.items()
+    }
+    write_card(replace(card, precisions=scored), folder)
+    return found
 
 
 def results(folder: Path, precision: Precision, images: Sequence[LabelledImage]) -> Iterator[Pair]:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from microtome.arrays import Floats
-from microtome.cpu import MAX_AP_LOSS, machine_record, runs
+from microtome.cpu import MAX_AP_LOSS
 from microtome.errors import MissingExtra
-from microtome.evaluation import results
+from microtome.evaluation import score_all
 from microtome.fields import limits_of
 from microtome.labelled import LabelledImage, find_images
 from microtome.model import (
@@ -28,7 +28,6 @@ from microtome.model import (
     read_card,
     write_card,
 )
-from microtome.scores import accuracy
 
 CROPS = 300
 CROP_PX = 256
@@ -72,7 +71,7 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
         If images are missing or cannot be read.
     """
     card = read_card(model_folder)
-    train, validation = find_images(images, split)
+    train, _ = find_images(images, split)
     exact = card.ir(Precision.F32)
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != model_folder.resolve():
@@ -80,17 +79,9 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
             shutil.copyfile(model_folder / name, out / name)
     _quantize_ir(out / exact.xml, out / "int8.xml", list(crops(train, card.normalisation)))
     int8 = Ir(xml="int8.xml", bin="int8.bin", digest=ir_digest(out / "int8.xml", out / "int8.bin"))
-    card = replace(card, precisions={**card.precisions, Precision.INT8: int8})
-    write_card(card, out)
-    scores = {
-        precision: accuracy(results(out, precision, validation))
-        for precision in card.precisions
-        if runs(precision, machine_record().instruction_set)
-    }
-    scored = {name: replace(ir, accuracy=scores.get(name)) for name, ir in card.precisions.items()}
-    card = replace(card, precisions=scored)
-    write_card(card, out)
-    return Quantized(card, out, scores)
+    write_card(replace(card, precisions={**card.precisions, Precision.INT8: int8}), out)
+    scores = {precision: found.accuracy for precision, found in score_all(out, images, split).items()}
+    return Quantized(read_card(out), out, scores)
 
 
 def crops(images: Sequence[LabelledImage], normalisation: Normalisation) -> Iterator[Floats]:

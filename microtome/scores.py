@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from microtome.labelled import Truth
-from microtome.model import Accuracy
 
 IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -66,12 +65,6 @@ def agree(pairs: Iterable[Pair], ious: Sequence[float] = IOUS) -> tuple[Agreemen
         one = _count(truth, labels, ious)
         pooled = [before + now for before, now in zip(pooled, one, strict=True)]
     return tuple(pooled)
-
-
-def accuracy(pairs: Iterable[Pair]) -> Accuracy:
-    """What a model's card says: the agreement at an IoU of 0.5."""
-    (half,) = agree(pairs, (0.5,))
-    return Accuracy(ap50=round(half.ap, 4), f1_50=round(half.f1, 4), images=half.images)
 
 
 def _count(truth: Truth, labels: npt.NDArray[np.integer], ious: Sequence[float]) -> list[Agreement]:

@@ -9,19 +9,17 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from microtome.cpu import machine_record, runs
 from microtome.errors import OptionError, TrainingEnvironmentMissing, TrainingFailed
-from microtome.evaluation import Evaluation, evaluate, results
+from microtome.evaluation import Evaluation, score_all
 from microtome.fields import limits_of
 from microtome.labelled import LabelledImage, find_images
-from microtome.model import ModelCard, Normalisation, Precision, write_card
-from microtome.scores import accuracy
+from microtome.model import ModelCard, Normalisation, Precision, read_card
 from microtome.stardist_import import ASSUMED_NORMALISATION, About, import_stardist
 
 PROGRAM = Path(__file__).with_name("train_stardist.py")
@@ -96,21 +94,13 @@ def train(
             _write_images(found, work / kind, training.patch_px, normalisation)
         (work / "spec.json").write_text(json.dumps(asdict(training)))
         _run(python, work)
-        card = import_stardist(work / "model", out, about)
+        import_stardist(work / "model", out, about)
         history = json.loads((work / "history.json").read_text())
-    scored = {
-        precision: replace(ir, accuracy=accuracy(results(out, precision, sets[1])))
-        if runs(precision, machine_record().instruction_set)
-        else ir
-        for precision, ir in card.precisions.items()
-    }
-    card = replace(card, precisions=scored)
-    write_card(card, out)
-    evaluation = evaluate(str(out), images, split, Precision.F32)
+    evaluation = score_all(out, images, split)[Precision.F32]
     (out / "evaluation.json").write_text(evaluation.to_json())
     told = {**asdict(training), "images": [str(image.image) for image in sets[0]], "losses": history}
     (out / "training.json").write_text(json.dumps(told, indent=1))
-    return Candidate(out, card, evaluation)
+    return Candidate(out, read_card(out), evaluation)
 
 
 def _write_images(

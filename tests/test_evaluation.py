@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from microtome import cli
-from microtome.evaluation import evaluate, results
+from microtome.evaluation import evaluate, results, score_all
 from microtome.labelled import find_images, find_sets
-from microtome.model import Precision, default_model
+from microtome.model import Precision, default_model, read_card
 from microtome.scores import IOUS, agree
 
 
@@ -57,6 +57,17 @@ def test_a_model_is_scored_by_set_and_on_all_together(sets):
     assert told["precision"] == "f32"
     assert len(told["scores"]) == 3 * len(IOUS)
     assert 0.4 < told["scores"][0]["AP"] <= 1
+
+
+def test_every_precision_gets_what_it_scores_on_all_sets_into_the_card(sets, tmp_path):
+    model = shutil.copytree(default_model(), tmp_path / "model")
+    found = score_all(model, sets)
+    assert {Precision.F32, Precision.INT8} <= set(found)
+    for precision, ir in read_card(model).precisions.items():
+        assert ir.accuracy == (found[precision].accuracy if precision in found else None)
+    exact, together = found[Precision.F32].accuracy, found[Precision.F32].sets["all"][0]
+    assert (exact.ap50, exact.f1_50) == (round(together.ap, 4), round(together.f1, 4))
+    assert exact.images == 2
 
 
 def test_a_folder_may_be_a_set_or_hold_sets(sets):
