@@ -82,8 +82,12 @@ def test_an_upload_becomes_a_result_with_the_bytes_of_bare_processes(
 
 
 def test_idle_workers_go(installed, figures):
+    def few():
+        workers = installed.pods("dask-worker")
+        return workers if len(workers) < 2 else None
+
     began_s = time.monotonic()
-    wait_until(lambda: True if len(installed.pods("dask-worker")) == 1 else None, 120, "workers to go")
+    assert len(wait_until(few, 120, "workers to go")) == 1, "dask.minimum stays"
     figures.append(f"back to one worker, after the run: {time.monotonic() - began_s:.0f} s")
 
 

@@ -6,10 +6,14 @@ It leaves the installation as it found it, but makes it anew.
 import pytest
 
 from microtome.store import ResultStore
+from microtome.testing import verify_result
 from tests.k8s.installation import wait_until
 from tests.pipeline.runs import digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TESTED = "s3://results/helm-test/field.ome.zarr"
+"""What `helm test` leaves."""
 
 
 def clusters(installed):
@@ -25,10 +29,11 @@ def begun(installed):
 
 def test_helm_test_sends_a_slide_the_whole_way(installed):
     installed.run("helm", "test", installed.release, "--timeout=300s")
+    assert verify_result(TESTED).faults == ()
 
 
 def test_removed_and_installed_again_runs_and_results_are_there(installed):
-    runs, result = begun(installed), ResultStore("s3://results/helm-test/field.ome.zarr")
+    runs, result = begun(installed), ResultStore(TESTED)
     before = digests(result)
     assert runs
     assert before

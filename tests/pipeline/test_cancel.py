@@ -10,7 +10,7 @@ from microtome.cluster import Abandoned, stop_if_abandoned
 WORKS_S = 60
 
 
-def work(name, folder):
+def work(name, folder, works_s=WORKS_S):
     """`quick` ends when `long` has begun; `long` asks, step by step, whether to go on."""
     began = Path(folder) / "began"
     if name == "quick":
@@ -18,7 +18,7 @@ def work(name, folder):
             time.sleep(0.05)
         return name
     began.touch()
-    for _ in range(10 * WORKS_S):
+    for _ in range(10 * works_s):
         time.sleep(0.1)
         try:
             stop_if_abandoned()
@@ -44,5 +44,6 @@ def test_a_task_that_was_cancelled_ends_at_its_next_step(cluster, tmp_path):
         time.sleep(0.1)
 
 
-def test_outside_of_dask_there_is_nothing_to_abandon():
-    stop_if_abandoned()
+def test_outside_of_dask_work_goes_on_to_its_end(tmp_path):
+    assert work("long", tmp_path, works_s=1) == "long"
+    assert not (tmp_path / "abandoned").exists()
