@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import lacking
 from tests.s3 import S3Server, asked_by_this_process, find_versitygw
 
 HERE = Path(__file__).resolve().parent
@@ -23,10 +24,7 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("MICROTOME_TEST_DATA", HERE.parent.parent / "shared" / "data")).resolve()
     if folder.is_dir():
         return folder
-    reason = f"no test data in {folder}; set MICROTOME_TEST_DATA to their folder"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking(f"no test data in {folder}; set MICROTOME_TEST_DATA to their folder")
 
 
 @pytest.fixture(scope="session")

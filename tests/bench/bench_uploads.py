@@ -17,8 +17,9 @@ import psutil
 from deployments import lab as installation
 from microtome.submit import FINAL
 from tests.bench.figures import Bench, Figure, figure
-from tests.deployments.labs import TOKEN, Api, lab_in, notice_of, quoted, send, until
+from tests.deployments.labs import TOKEN, Api, lab_in, notice_of, quoted, send
 from tests.deployments.test_notifications import record
+from tests.waiting import until
 
 SECONDS, QUICK_SECONDS = 20, 8
 GOOD_PER_S, JUNK_PER_S = 50, 200

@@ -1,18 +1,40 @@
-"""A bucket on a real S3 server, the intake on a real socket, and a stand-in for Prefect's /events."""
+"""Tiny slides, a bucket on a real S3 server, the intake on a real socket, a stand-in for Prefect's events."""
 
 import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
+import tifffile
 import uvicorn
 
 from deployments.intake import intake
 from deployments.settings import Settings
+from microtome.grid import Window
 from microtome.inbox import Inbox
+from microtome.slides import open_slide
+from tests.deployments.labs import TOKEN
 
-TOKEN = "a token of the tests"
+FIELD = Window(1900, 6592, 2200, 6992)
+
+
+@pytest.fixture(scope="module")
+def slides(tcga_slide, tmp_path_factory):
+    """Makes tiny slides of real tissue, each with bytes of its own."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with open_slide(str(tcga_slide)) as slide:
+        tissue = np.ascontiguousarray(slide.read(0, FIELD).transpose(1, 2, 0))
+
+    def make(number):
+        path = folder / f"{number}.tif"
+        rolled = np.roll(tissue, 16 * number, axis=0)
+        per_cm = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}  # 0.25 um/px
+        tifffile.imwrite(path, rolled, tile=(256, 256), photometric="rgb", **per_cm)
+        return path.read_bytes()
+
+    return make
 
 
 @pytest.fixture

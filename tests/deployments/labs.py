@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 import urllib.parse
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,9 +14,18 @@ from deployments import lab as installation
 from deployments.lab import Lab
 from microtome.submit import FINAL, PrefectApi
 from tests.s3 import S3Server, find_versitygw, free_port
+from tests.waiting import until
 
 PORTS = ("PREFECT", "INTAKE", "DASK", "DASK_PAGES", "EXPORTER")
 TOKEN = "a token of the tests"
+OF_AN_INSTALLATION = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # The services outlive the call that starts them, as they should; in a test that is this process.
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
+]
+"""Marks of the tests that start one: `pytestmark`."""
 
 
 @contextmanager
@@ -68,16 +76,6 @@ class Notices:
     def stop(self):
         self._server.shutdown()
         self._server.server_close()
-
-
-def until(condition, within_s, what=""):
-    """Waits: what the condition gives when it is true."""
-    end_s = time.monotonic() + within_s
-    while not (found := condition()):
-        if time.monotonic() > end_s:
-            pytest.fail(f"not within {within_s} s: {what or condition}")
-        time.sleep(0.2)
-    return found
 
 
 class Api(PrefectApi):

@@ -16,20 +16,21 @@ from microtome.records import ShardReport
 from microtome.store import ResultStore
 from microtome.submit import FINAL
 from microtome.testing import verify_result
-from tests.deployments.labs import TOKEN, Api, Notices, lab_in, notice_of, quoted, send, until
-from tests.deployments.test_lab import slides
+from tests.deployments.labs import (
+    OF_AN_INSTALLATION,
+    TOKEN,
+    Api,
+    Notices,
+    lab_in,
+    notice_of,
+    quoted,
+    send,
+)
 from tests.deployments.test_notifications import record
 from tests.s3 import asked_by_this_process
+from tests.waiting import until
 
-__all__ = ["slides"]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    # The services outlive the call that starts them, as they should; in a test that is this process.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
-]
+pytestmark = OF_AN_INSTALLATION
 
 SLIDES = 12
 NOTIFICATIONS = 100

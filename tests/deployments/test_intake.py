@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from microtome.inbox import look
-from tests.deployments.conftest import TOKEN, serving
+from tests.deployments.conftest import serving
+from tests.deployments.labs import TOKEN
 from tests.deployments.test_notifications import ENCODED, KEY, record
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}

@@ -5,44 +5,17 @@ import sys
 
 import boto3
 import httpx
-import numpy as np
 import pytest
-import tifffile
 
 from deployments import lab as installation
 from deployments.lab import ROOT
-from microtome.grid import Window
-from microtome.slides import open_slide
 from microtome.submit import FINAL
-from tests.deployments.labs import Api, lab_in, until
+from tests.deployments.labs import OF_AN_INSTALLATION, Api, lab_in
+from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    # The services outlive the call that starts them, as they should; in a test that is this process.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
-]
+pytestmark = OF_AN_INSTALLATION
 
 ODD = "in/A b+c%d é.tif"
-FIELD = Window(1900, 6592, 2200, 6992)
-
-
-@pytest.fixture(scope="module")
-def slides(tcga_slide, tmp_path_factory):
-    """Makes tiny slides of real tissue, each with bytes of its own."""
-    folder = tmp_path_factory.mktemp("tiny")
-    with open_slide(str(tcga_slide)) as slide:
-        tissue = np.ascontiguousarray(slide.read(0, FIELD).transpose(1, 2, 0))
-
-    def make(number):
-        path = folder / f"{number}.tif"
-        rolled = np.roll(tissue, 16 * number, axis=0)
-        per_cm = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}  # 0.25 um/px
-        tifffile.imwrite(path, rolled, tile=(256, 256), photometric="rgb", **per_cm)
-        return path.read_bytes()
-
-    return make
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployments.labs import Api, lab_in
-from tests.deployments.test_lab import slides
+from tests.deployments.labs import OF_AN_INSTALLATION, Api, lab_in
 from tests.s3 import free_port
 
-__all__ = ["slides"]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
-]
+pytestmark = OF_AN_INSTALLATION
 
 
 @contextmanager

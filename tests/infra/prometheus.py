@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = ROOT / "infra" / "chart" / "microtome" / "files"
@@ -71,13 +73,6 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=5).is_success
     except httpx.HTTPError:
         return False
-
-
-def until(is_true: Callable[[], object], within_s: float) -> None:
-    end_s = time.monotonic() + within_s
-    while not is_true():
-        assert time.monotonic() < end_s
-        time.sleep(0.3)
 
 
 def target_of(pod: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What the chart gives to Prometheus and Grafana: rendered, and read by Prometheus itself where it can be."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,8 +10,10 @@ import pytest
 import yaml
 
 from tests.infra.dashboards import DASHBOARDS
-from tests.infra.prometheus import FILES, ROOT, kubernetes_scrape, running, target_of, until
+from tests.infra.prometheus import FILES, ROOT, kubernetes_scrape, running, target_of
+from tests.needs import lacking
 from tests.s3 import free_port
+from tests.waiting import until
 
 CHART = ROOT / "infra" / "chart" / "microtome"
 PARTS = {"scheduler": "8787", "worker": "8788", "intake": "9000", "exporter": "9464", "prefect": "4200"}
@@ -23,10 +24,7 @@ def helm(shared_data) -> Path:
     found = shared_data.parent / "k8s" / "helm"
     if found.exists():
         return found
-    reason = f"no Helm at {found}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking(f"no Helm at {found}")
 
 
 @pytest.fixture(scope="module")

@@ -21,19 +21,14 @@ from deployments.lab import Lab
 from microtome.grid import Window
 from microtome.slides import open_slide
 from microtome.submit import PrefectApi
+from tests.deployments.labs import OF_AN_INSTALLATION, TOKEN
 from tests.infra.dashboards import queries
-from tests.infra.prometheus import FILES, ROOT, Prometheus, running, until
+from tests.infra.prometheus import FILES, ROOT, Prometheus, running
 from tests.s3 import free_port
+from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    # The services outlive the call that starts them, as they should; in a test that is this process.
-    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
-]
+pytestmark = OF_AN_INSTALLATION
 
-TOKEN = "a token of the tests"
 FIELD = Window(1900, 6592, 2400, 7192)
 SMALL, LARGE, MISSING = "field.tif", "CMU-1-Small-Region.svs", "missing.svs"
 

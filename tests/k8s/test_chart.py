@@ -1,6 +1,5 @@
 """The chart as it is rendered: linted, scored, and refusing what makes no sense."""
 
-import os
 import shutil
 import subprocess
 
@@ -9,6 +8,7 @@ import yaml
 
 from tests.k8s.installation import CHART, ROOT, VALUES
 from tests.k8s.pods import pods_of
+from tests.needs import lacking
 
 EXAMPLES = sorted((ROOT / "infra" / "examples").glob("*.yaml"))
 EXCEPTIONS = {
@@ -84,7 +84,7 @@ def test_kube_score_finds_nothing_critical_in_the_chart_and_the_pods_that_others
     program = shutil.which("kube-score") or shutil.which("kube-score", path=str(ROOT / ".venv" / "bin"))
     if program is None:
         reason = "no kube-score: go install github.com/zegl/kube-score/cmd/kube-score@latest"
-        pytest.fail(reason) if os.environ.get("CI") == "true" and shutil.which("go") else pytest.skip(reason)
+        lacking(reason, ci_has_it=shutil.which("go") is not None)
     rendered = documents(helm, *(f"--values={values}" for values in VALUES))
     # Pods of the operator and of Prefect: without them the policies and Services for them select nothing.
     made = [pod for pod in pods_of(rendered) if pod["metadata"]["name"] not in _names(rendered)]

@@ -8,16 +8,9 @@ import pytest
 import yaml
 
 from tests.infra.dashboards import queries
-from tests.infra.prometheus import (
-    FILES,
-    Prometheus,
-    kubernetes_scrape,
-    program,
-    running,
-    target_of,
-    until,
-)
+from tests.infra.prometheus import FILES, Prometheus, kubernetes_scrape, program, running, target_of
 from tests.s3 import free_port
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
