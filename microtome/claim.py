@@ -20,6 +20,8 @@ from microtome.s3 import s3_files
 
 CLAIM = ".claim"
 """Suffix of the file or key beside the result."""
+TRIES = 100
+"""How often a folder that vanishes is made again."""
 WAIT_S = 1.0
 RENEW_S = 10.0
 SILENT_S = 45.0
@@ -87,13 +89,7 @@ def _lock(path: Path, on_wait: Callable[[], None]) -> int:
     """A locked file that lies at the path: its descriptor."""
     has_told = False
     while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:
-            continue  # another run has just removed a folder that it left empty
-        except OSError as error:
-            raise CannotWrite(str(path.parent), str(error.strerror)) from error
+        file = _open(path)
         while not _try_lock(file):
             if not has_told:
                 on_wait()
@@ -104,6 +100,19 @@ def _lock(path: Path, on_wait: Callable[[], None]) -> int:
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 return file
         os.close(file)
+
+
+def _open(path: Path) -> int:
+    """The file at the path, made if need be, and the folders above it."""
+    try:
+        for _ in range(TRIES):
+            # Another run may just have removed a folder that it left empty.
+            with suppress(FileNotFoundError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CannotWrite(str(path.parent), str(error.strerror)) from error
+    raise CannotWrite(str(path.parent), "no folder can be made there")
 
 
 def _try_lock(file: int) -> bool:

@@ -10,9 +10,6 @@ import pytest
 from microtome import claim
 from microtome.claim import claimed
 from microtome.errors import CannotWrite, ClaimLost
-from tests.deployments.conftest import s3
-
-__all__ = ["s3"]
 
 HOLD = """
 import sys, time
@@ -98,6 +95,11 @@ def test_a_claim_leaves_nothing_behind(tmp_path):
     with claimed(str(tmp_path / "new" / "folders" / "a.ome.zarr")):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_where_no_folder_can_be_made_is_said():
+    with pytest.raises(CannotWrite, match="/proc/nowhere"), claimed("/proc/nowhere/a.ome.zarr"):
+        pass
 
 
 def test_a_bucket_that_is_not_there_is_said(s3):
