@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect.automations import Automation
@@ -20,6 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.filesystems import RemoteFileSystem
+from prefect.settings import PREFECT_API_URL
 from prefect.workers.process import ProcessWorker
 
 from deployments.lab import POOL, QUEUES, READY_WITHIN_S, ROOT
@@ -34,9 +36,16 @@ def main() -> None:
     """Everything, in the order in which one needs the other."""
     parser = argparse.ArgumentParser(description="Tell Prefect's server of pool and deployments.")
     parser.add_argument("--pool", default=POOL, help="name of the work pool")
-    parser.add_argument("--job-template", type=Path, help="base job template of a pool of type kubernetes")
+    parser.add_argument(
+        "--job-template",
+        type=read_template,
+        metavar="FILE",
+        help="JSON: base job template of a pool of type kubernetes",
+    )
     parser.add_argument("--at-once", type=int, help="slides at once; left out, what is set stays")
     options = parser.parse_args()
+    if not PREFECT_API_URL.value():
+        parser.error("PREFECT_API_URL is not set: Prefect would start a server for this moment alone")
     with get_client(sync_client=True) as client:
         wait_for_server(client)
         make_pool(client, options.pool, options.job_template)
@@ -49,6 +58,15 @@ def main() -> None:
         RemoteFileSystem(basepath=place).save(RESULTS, overwrite=True)
 
 
+def read_template(path: str) -> dict[str, Any]:
+    """What a job template's file says."""
+    try:
+        found: dict[str, Any] = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read as JSON: {error}") from error
+    return found
+
+
 def wait_for_server(client: SyncPrefectClient) -> None:
     """Until it answers; ends this program when it does not."""
     end_s = time.monotonic() + READY_WITHIN_S
@@ -58,11 +76,11 @@ def wait_for_server(client: SyncPrefectClient) -> None:
         time.sleep(0.5)
 
 
-def make_pool(client: SyncPrefectClient, pool: str, job_template: Path | None) -> None:
+def make_pool(client: SyncPrefectClient, pool: str, job_template: dict[str, Any] | None) -> None:
     """The pool and its queues; a limit that somebody has changed is left as it is."""
     kind, template = "process", ProcessWorker.get_default_base_job_template()
     if job_template is not None:
-        kind, template = "kubernetes", json.loads(job_template.read_text())
+        kind, template = "kubernetes", job_template
     try:
         client.read_work_pool(pool)
         if job_template is not None:
