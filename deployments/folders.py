@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from deployments.arrivals import Arrivals, NotTaken, postponed_total
 from deployments.settings import Settings
+from microtome.errors import ResultUnreachable
 from microtome.inbox import Inbox, SlideVersion, slides_in
 from microtome.store import is_published
 
@@ -56,7 +57,11 @@ async def watch_folders(settings: Settings, arrivals: Arrivals) -> None:
     while True:
         seen = await anyio.to_thread.run_sync(_seen, settings.inbox)
         for slide in watch.rested(seen, anyio.current_time()):
-            await _settle(slide, settings.inbox, arrivals, watch)
+            try:
+                await _settle(slide, settings.inbox, arrivals, watch)
+            except (NotTaken, ResultUnreachable) as error:
+                logger.error("%s will be tried again: %s", slide.uri, error)
+                postponed_total.inc()
         await anyio.sleep(settings.poll_s)
 
 
@@ -71,12 +76,8 @@ async def _settle(slide: SlideVersion, inbox: Inbox, arrivals: Arrivals, watch: 
         logger.warning("%s is left alone: %s", slide.uri, reason)
         watch.settle(slide)
         return
-    try:
-        await arrivals.announce([slide])
-        watch.settle(slide)
-    except NotTaken as error:
-        logger.error("%s will be tried again: %s", slide.uri, error)
-        postponed_total.inc()
+    await arrivals.announce([slide])
+    watch.settle(slide)
 
 
 def _seen(inbox: Inbox) -> list[SlideVersion]:

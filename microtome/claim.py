@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from microtome.errors import CannotWrite, ClaimLost
-from microtome.s3 import s3_files
+from microtome.s3 import reaching, s3_files
 
 CLAIM = ".claim"
 """Suffix of the file or key beside the result."""
@@ -63,6 +63,11 @@ def claimed(uri: str, on_wait: Callable[[], None] = _silently) -> Iterator[Claim
     """The claim of a result (a local folder or s3://…).
 
     Waits while another run holds it; then `on_wait` is called once.
+
+    Raises
+    ------
+    CannotWrite, ResultUnreachable
+        If nothing can be written there, or the store cannot be asked.
     """
     in_bucket = uri.startswith("s3://")
     with _claimed_in_bucket(uri, on_wait) if in_bucket else _claimed_on_disk(uri, on_wait) as claim:
@@ -127,7 +132,8 @@ def _try_lock(file: int) -> bool:
 @contextmanager
 def _claimed_in_bucket(uri: str, on_wait: Callable[[], None]) -> Iterator[Claim]:
     lease = _Lease(uri.rstrip("/") + CLAIM)
-    lease.take(on_wait)
+    with reaching(uri):
+        lease.take(on_wait)
     claim, ended = Claim(), threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, claim, ended), daemon=True)
     renewing.start()

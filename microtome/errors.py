@@ -329,6 +329,18 @@ class ModelUnreachable(MicrotomeError):
         )
 
 
+class ResultUnreachable(MicrotomeError):
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(uri, reason)
+        self.uri, self.reason = uri, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.uri} cannot be reached: {self.reason}; check AWS_ENDPOINT_URL, AWS_REGION and the "
+            "credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+
+
 class ModelReplaced(MicrotomeError):
     def __init__(self, uri: str) -> None:
         super().__init__(uri)

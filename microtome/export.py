@@ -23,9 +23,10 @@ import pyarrow.parquet
 import shapely
 
 from microtome.arrays import Doubles, Ints
-from microtome.errors import NoResultHere, ResultNotFinished
+from microtome.errors import NoResultHere, OptionError, ResultNotFinished
 from microtome.keyspace import Folder
 from microtome.nuclei import Nuclei
+from microtome.s3 import reaching
 from microtome.slides.base import Mpp
 from microtome.store import ResultStore, Sink
 
@@ -214,8 +215,8 @@ def _gzip(text: bytes) -> bytes:
     return bytes(imagecodecs.gzip_encode(text, level=GZIP_LEVEL))
 
 
-def export_result(uri: str, format: Format, path: Path) -> None:
-    """Write the nuclei of a result to a local file, whole or not at all.
+def export_result(uri: str, format: Format, path: Path) -> int:
+    """Write the nuclei of a result to a local file, whole or not at all; returns how many there are.
 
     Parameters
     ----------
@@ -228,17 +229,24 @@ def export_result(uri: str, format: Format, path: Path) -> None:
         If there is no result at `uri`.
     ResultNotFinished
         If it has no table yet.
+    ResultUnreachable
+        If its store cannot be asked.
     NoSpaceLeft, CannotWrite
         If the file cannot be written.
     """
     store = ResultStore(uri)
-    if not store.exists("plan.json"):
-        raise NoResultHere(store.uri)
+    with reaching(store.uri):
+        if not store.exists("plan.json"):
+            raise NoResultHere(store.uri)
     if not (store.exists(TABLE) and store.exists(FEATURES)):
         raise ResultNotFinished(store.uri)
     path = path.absolute()
+    if path.is_dir():
+        raise OptionError("-o", path, "a file; this is a folder")
     with Folder(path.parent).writing(path.name) as file:
         _EXPORTS[format](store, path, file)
+    with store.reading(TABLE) as source:
+        return int(pa.parquet.read_metadata(source).num_rows)
 
 
 def _export_geoparquet(store: ResultStore, path: Path, file: IO[bytes]) -> None:

@@ -168,7 +168,11 @@ class Bucket:
         return file
 
     def exists(self, key: str) -> bool:
-        return bool(self.files.isfile(self._path(key)))
+        # Not `isfile`: to that, a store that is away has no keys.
+        try:
+            return bool(self.files.info(self._path(key))["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def delete(self, prefix: str) -> None:
         doomed = [self._path(key) for key in self.listing(prefix)]

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import xxhash
 from pydantic import TypeAdapter, ValidationError
 
+from microtome.errors import OptionError
 from microtome.grid import Window
 from microtome.keyspace import Bucket, Folder, Keyspace
 from microtome.ngff import ArraySpec, array_document
 from microtome.records import KeyRecord, ShardReport
+from microtome.s3 import reaching
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -210,15 +212,31 @@ class ResultStore:
 
 
 def result_uri(slide_uri: str, folder: str) -> str:
-    """`FOLDER/NAME.ome.zarr` for a slide called `NAME.svs`."""
+    """`FOLDER/NAME.ome.zarr` for a slide called `NAME.svs`.
+
+    Raises
+    ------
+    OptionError
+        If the folder is empty, which would be the root of the disk, or a bucket without a name.
+    """
+    if not folder or folder.rstrip("/") == "s3:":
+        raise OptionError("-o", repr(folder), "a folder or s3://bucket/prefix")
     name = slide_uri.rstrip("/").rsplit("/", 1)[-1]
     stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
     return f"{folder.rstrip('/')}/{stem}{RESULT_SUFFIX}"
 
 
 def is_published(slide_uri: str, folder: str) -> bool:
-    """Whether a finished result lies where the slide's would, of whatever plan."""
-    return ResultStore(result_uri(slide_uri, folder)).is_closed(PUBLISHED)
+    """Whether a finished result lies where the slide's would, of whatever plan.
+
+    Raises
+    ------
+    ResultUnreachable
+        If the store cannot be asked.
+    """
+    uri = result_uri(slide_uri, folder)
+    with reaching(uri):
+        return ResultStore(uri).is_closed(PUBLISHED)
 
 
 def open_array(store: "Store", spec: ArraySpec) -> "Array[Any]":

@@ -22,6 +22,7 @@ from microtome.errors import NoResultHere
 from microtome.ngff import ArraySpec, image_arrays, label_arrays, metadata
 from microtome.plan import Plan
 from microtome.records import KeyRecord
+from microtome.s3 import reaching
 from microtome.shards import chunks_of
 from microtome.slides import jpeg
 from microtome.slides.tiled import UndecodableTile
@@ -81,10 +82,13 @@ def verify_result(uri: str) -> Verification:
     ------
     NoResultHere
         If there is no result of microtome's at all.
+    ResultUnreachable
+        If its store cannot be asked.
     """
     store = ResultStore(str(uri))
-    if not store.exists(PLAN):
-        raise NoResultHere(store.uri)
+    with reaching(store.uri):
+        if not store.exists(PLAN):
+            raise NoResultHere(store.uri)
     try:
         plan = Plan.from_json(store.get(PLAN))
     except ValidationError as error:

@@ -42,6 +42,8 @@ def open_slide(uri: str, *, on_bad_tile: OnBadTile = OnBadTile.FAIL) -> Slide:
         `NeedsLocalCopy`.
     """
     uri = uri.removeprefix("file://")
+    if is_remote(uri) and not uri.partition("://")[2].strip("/"):
+        raise SlideNotFound(uri)
     with _reaching(uri):
         source = None if is_folder(uri) else open_source(uri)
     if source is None:

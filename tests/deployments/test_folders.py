@@ -5,10 +5,12 @@ import shutil
 import time
 
 import pytest
+from prometheus_client import REGISTRY
 
 from deployments.folders import Watch, missing_part
 from microtome.inbox import Inbox, SlideVersion, look, slides_in
 from tests.deployments.conftest import serving
+from tests.waiting import until
 
 
 def version(name, stamp="1"):
@@ -81,15 +83,26 @@ def test_a_slide_that_is_being_written_is_announced_once_when_it_is_whole(
                 file.flush()
                 time.sleep(0.2)
                 assert prefect.events == []
-        wait_for(lambda: prefect.events)
+        until(lambda: prefect.events, 60)
         time.sleep(1)
         assert [event["payload"]["slide"] for event in prefect.events] == [str(place / "a.svs")]
         (place / "cut.svs").write_bytes(data)
-        wait_for(lambda: len(prefect.events) == 2)
+        until(lambda: len(prefect.events) == 2, 60)
 
 
-def wait_for(condition, within_s=60):
-    end_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+@pytest.mark.slow
+def test_a_slide_waits_while_the_store_of_the_results_is_away(cmu_slide, tmp_path, s3, prefect, settings_for):
+    place = tmp_path / "in"
+    place.mkdir()
+    shutil.copyfile(cmu_slide, place / "a.svs")
+
+    def postponed():
+        return REGISTRY.get_sample_value("microtome_intake_postponed_total")
+
+    before = postponed()
+    s3.stop()
+    with serving(settings_for(str(place), output="s3://slides/out", rest_s=0.1, poll_s=0.1)):
+        until(lambda: postponed() > before, 60, "a word about it")
+        assert prefect.events == []
+        with s3:
+            until(lambda: prefect.events, 60, "the slide's turn")

@@ -7,8 +7,8 @@ import boto3
 import pytest
 
 from tests.deployments.conftest import serving
-from tests.deployments.test_folders import wait_for
 from tests.deployments.test_intake import put, upload
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_a_message_goes_when_prefect_has_it_and_not_before(s3, queue, prefect, s
     client.send_message(QueueUrl=url, MessageBody=json.dumps({"Event": "s3:TestEvent"}))
     client.send_message(QueueUrl=url, MessageBody="junk")
     with serving(settings_for("s3://slides/in", sqs_url=url)):
-        wait_for(lambda: left(client, url) == 2)
+        until(lambda: left(client, url) == 2, 60)
         time.sleep(1)
         assert left(client, url) == 2
         prefect.status = 204
-        wait_for(lambda: left(client, url) == 1)
+        until(lambda: left(client, url) == 1, 60)
     assert [event["payload"]["slide"] for event in prefect.events] == ["s3://slides/in/a.svs"]

@@ -59,6 +59,7 @@ def scene(tissue, tmp_path_factory):
 
 MISTAKES = {
     "no such file": (["nothing.svs"], "nothing.svs: no such file"),
+    "no bucket": (["s3://"], "s3://: no such file"),
     "not a slide": (["words.svs"], "words.svs"),
     "empty file": (["empty.svs"], "empty.svs"),
     "cut short": (["cut.tif"], "copy it again"),
@@ -85,13 +86,23 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(mistake, scene, microtome, tm
     monkeypatch.setattr("microtome.cluster.CONNECT_S", 1)
     (slide, *options), sentence = MISTAKES[mistake]
     options = [option.format(folder=scene) for option in options]
-    code, out, err = microtome("segment", scene / slide, "-o", tmp_path / "out", *options)
+    slide = slide if "://" in slide else scene / slide
+    code, out, err = microtome("segment", slide, "-o", tmp_path / "out", *options)
     assert code == 2
     assert sentence in " ".join(err.split())
     assert "Traceback" not in err
     assert out == ""
     if mistake != "no such scheduler":
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("nowhere", ["", "s3://"])
+def test_an_output_that_names_no_place_is_refused(nowhere, scene, microtome, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = microtome("segment", scene / "small.png", "-o", nowhere, *FAST)
+    assert code == 2
+    assert f"-o is '{nowhere}', but must be a folder" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fluorescence_slide_is_refused(dapi_slide, microtome, tmp_path):

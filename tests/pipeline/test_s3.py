@@ -28,6 +28,21 @@ def test_from_bucket_to_bucket_the_bytes_are_those_of_the_local_disk(
     assert subprocess.run(verify, capture_output=True).returncode == 0
 
 
+def test_a_store_that_does_not_answer_is_said_before_anything_is_done(s3, field, tmp_path):
+    s3.stop()
+    result = "s3://results/field.ome.zarr"
+    for words in (
+        ("segment", str(field), "-o", "s3://results", "--mpp", "0.25"),
+        ("verify", result),
+        ("export", result, "-o", str(tmp_path / "nuclei.csv")),
+    ):
+        run = subprocess.run([sys.executable, "-m", "microtome.cli", *words], capture_output=True, text=True)
+        assert run.returncode == 2, run.stderr
+        assert f"{result} cannot be reached" in run.stderr
+        assert "AWS_ENDPOINT_URL" in run.stderr
+        assert "Traceback" not in run.stderr
+
+
 def test_a_bucket_that_is_not_there_is_named(s3, field):
     words = [str(field), "-o", "s3://nowhere", "--mpp", "0.25", "--precision", "f32"]
     command = [sys.executable, "-m", "microtome.cli", "segment", *words]

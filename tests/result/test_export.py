@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import shapely
 
-from microtome.errors import CannotWrite, NoResultHere, ResultNotFinished
+from microtome.errors import CannotWrite, NoResultHere, OptionError, ResultNotFinished
 from microtome.export import (
     TABLE,
     Format,
@@ -180,6 +180,8 @@ def test_an_export_that_cannot_be_made_leaves_the_old_file(built, plan_of, tmp_p
         export_result(str(tmp_path / "r"), Format.CSV, out)
     with pytest.raises(CannotWrite):
         export_result(built.store.uri, Format.CSV, out / "n.csv")
+    with pytest.raises(OptionError, match="this is a folder"):
+        export_result(built.store.uri, Format.CSV, tmp_path)
     assert out.read_text() == "old"
 
 
