@@ -21,12 +21,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models = typer.Typer(help="Models: import one, make its int8 twin.", no_args_is_help=True)
+models = typer.Typer(help="Import a model, make its int8 twin, score it.", no_args_is_help=True)
 app.add_typer(models, name="model")
 
 USERS_MISTAKE, OURS, INTERRUPTED = 2, 1, 130
 
-Slides = Annotated[list[str], typer.Argument(metavar="SLIDE...", help="Path, folder of DICOM, or s3://…")]
+Slides = Annotated[list[str], typer.Argument(metavar="SLIDE", help="Path, folder of DICOM, or s3://…")]
 Out = Annotated[str, typer.Option("-o", "--output", metavar="OUTDIR", help="Makes OUTDIR/NAME.ome.zarr.")]
 Model = Annotated[
     str | None, typer.Option(metavar="MODEL", help="Folder of a model, or the name of a shipped one.")
@@ -42,6 +42,10 @@ Tissue = Annotated[
     str | None, typer.Option(metavar="FILE", help="GeoJSON or mask image that says where the tissue is.")
 ]
 NoTissue = Annotated[bool, typer.Option("--no-tissue", help="Look for nuclei everywhere, glass too.")]
+GivenModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Folder of a model, or the name of a shipped one.")
+]
+Result = Annotated[str, typer.Argument(metavar="RESULT", help="NAME.ome.zarr: a folder, or s3://…")]
 ShardSize = Annotated[
     int | None, typer.Option("--shard-size", metavar="PX", help="Side of a shard; by the slide's size.")
 ]
@@ -117,7 +121,10 @@ def submit(
         bool, typer.Option("--wait", help="Until the run ends: exit 0 if it was completed.")
     ] = False,
 ) -> None:
-    """Give a slide to Prefect (PREFECT_API_URL); print the run's address."""
+    """Give a slide to Prefect; print the run's address.
+
+    The server is the one of PREFECT_API_URL, http://127.0.0.1:4200/api by default.
+    """
     from microtome.submit import PrefectApi
 
     api = PrefectApi()
@@ -132,25 +139,32 @@ def submit(
 
 @app.command()
 def inspect(
-    slide: Annotated[str, typer.Argument(metavar="SLIDE")],
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="Path, folder of DICOM, or s3://…")],
     model: Model = None,
     mpp: MppOption = None,
     precision: PrecisionChoice = "auto",
     tissue: Tissue = None,
     no_tissue: NoTissue = False,
+    pixels: PixelsChoice = None,
     shard_size: ShardSize = None,
 ) -> None:
     """Format, levels, um/px, tissue, and what a run would cost."""
     from microtome.inspection import inspect_slide
 
     options = Options(
-        model=model, mpp=mpp, precision=precision, tissue=tissue, no_tissue=no_tissue, shard_px=shard_size
+        model=model,
+        mpp=mpp,
+        precision=precision,
+        tissue=tissue,
+        no_tissue=no_tissue,
+        pixels=pixels,
+        shard_px=shard_size,
     )
     print(inspect_slide(slide, options))
 
 
 @app.command()
-def verify(result: Annotated[str, typer.Argument(metavar="RESULT")]) -> None:
+def verify(result: Result) -> None:
     """Is this result whole and valid? Exit 1 and every reason if not."""
     from microtome.testing import verify_result
 
@@ -161,19 +175,22 @@ def verify(result: Annotated[str, typer.Argument(metavar="RESULT")]) -> None:
 
 @app.command()
 def export(
-    result: Annotated[str, typer.Argument(metavar="RESULT")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE")],
+    result: Result,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="Replaced if it is there; .gz is compressed."),
+    ],
     format: Annotated[Literal["geojson", "geoparquet", "csv"], typer.Option()] = "geojson",
 ) -> None:
     """Write the nuclei of a result in another format."""
     from microtome.export import Format, export_result
 
-    export_result(result, Format(format), output)
+    print(f"{export_result(result, Format(format), output):,} nuclei in {output}")
 
 
 @app.command()
 def doctor() -> None:
-    """CPU features, precision that will be used, versions, memory, disk."""
+    """CPU features, precision that is used, versions, memory, disk."""
     from microtome.doctor import examine
 
     print(examine())
@@ -181,7 +198,7 @@ def doctor() -> None:
 
 @models.command("import")
 def import_model(
-    folder: Annotated[Path, typer.Argument(help="A StarDist model folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A StarDist model folder.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to make.")],
     name: Annotated[str | None, typer.Option(help="By default the folder's name.")] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px that the network was trained at.")] = None,
@@ -190,7 +207,10 @@ def import_model(
         typer.Option(metavar="LOW,HIGH", help="Of the slide's pixels, seen as 0 and 1; LOW `none`: 0 is 0."),
     ] = None,
 ) -> None:
-    """Turn a StarDist model folder into one of microtome's, without TensorFlow."""
+    """Turn a StarDist model folder into one of microtome's.
+
+    TensorFlow is not needed.
+    """
     from microtome.stardist_import import About, import_stardist, parse_percentiles
 
     normalisation = parse_percentiles(percentiles) if percentiles is not None else None
@@ -204,7 +224,7 @@ def import_model(
 
 @models.command()
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    model: GivenModel,
     images: Annotated[Path, typer.Option(metavar="FOLDER", help="Labelled images: images/ and masks/.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Folder to make.")],
     split: Annotated[
@@ -221,7 +241,7 @@ def quantize(
 
 @models.command("evaluate")
 def evaluate_model(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    model: GivenModel,
     images: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Labelled images: images/ and masks/, or sets of them.")
     ],

@@ -141,6 +141,18 @@ class BadModel(MicrotomeError):
         return f"{self.path}: {self.reason}; copy or import the model again"
 
 
+class StarDistFileMissing(MicrotomeError):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is missing; give the folder that StarDist wrote: config.json, thresholds.json and "
+            "weights_best.h5"
+        )
+
+
 class UnsupportedModel(MicrotomeError):
     def __init__(self, path: str, what: str, supported: str) -> None:
         super().__init__(path, what, supported)

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from microtome.errors import BadModel, ModelNotFound, PrecisionMissing
+from microtome.errors import BadModel, CannotWrite, ModelNotFound, PrecisionMissing
 from microtome.model_bucket import CARD_FILE, fetch_model
 
 DEFAULT_MODEL = "he-nuclei"
@@ -135,6 +135,20 @@ def read_card(folder: Path) -> ModelCard:
 
 def write_card(card: ModelCard, folder: Path) -> None:
     (folder / CARD_FILE).write_bytes(card.to_json())
+
+
+def make_folder(out: Path) -> None:
+    """The folder of a new model, unless it is there.
+
+    Raises
+    ------
+    CannotWrite
+        If it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(str(out), str(error.strerror)) from error
 
 
 def ir_digest(xml: Path, weights: Path) -> str:

@@ -25,6 +25,7 @@ from microtome.model import (
     Normalisation,
     Precision,
     ir_digest,
+    make_folder,
     read_card,
     write_card,
 )
@@ -67,13 +68,15 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
     ------
     MissingExtra
         If NNCF is not installed.
+    CannotWrite
+        If `out` cannot be made.
     NoLabelledImages
         If images are missing or cannot be read.
     """
     card = read_card(model_folder)
     train, _ = find_images(images, split)
     exact = card.ir(Precision.F32)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if out.resolve() != model_folder.resolve():
         for name in (exact.xml, exact.bin):
             shutil.copyfile(model_folder / name, out / name)

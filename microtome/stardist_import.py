@@ -20,8 +20,8 @@ from openvino import opset13 as op
 from pydantic import TypeAdapter, ValidationError
 
 from microtome.arrays import Floats
-from microtome.errors import BadModel, ModelNotFound, OptionError, UnsupportedModel
-from microtome.model import Ir, ModelCard, Normalisation, Precision, ir_digest, write_card
+from microtome.errors import BadModel, OptionError, StarDistFileMissing, UnsupportedModel
+from microtome.model import Ir, ModelCard, Normalisation, Precision, ir_digest, make_folder, write_card
 
 CONFIG_FILE, THRESHOLDS_FILE, WEIGHTS_FILE = "config.json", "thresholds.json", "weights_best.h5"
 ACTIVATIONS: Mapping[str, Callable[[ov.Node], ov.Node]] = {
@@ -50,6 +50,10 @@ class About:
     normalisation: Normalisation | None = None
     licence: str = "not stated"
     attribution: str = "not stated"
+
+    def __post_init__(self) -> None:
+        if self.mpp is not None and not self.mpp > 0:
+            raise OptionError("--mpp", self.mpp, "above 0, in um/px")
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,12 @@ def import_stardist(folder: Path, out: Path, about: About) -> ModelCard:
 
     Raises
     ------
-    ModelNotFound
+    StarDistFileMissing
         If a file of the StarDist folder is missing.
     BadModel
         If a file cannot be read, or the weights do not fit the configuration.
+    CannotWrite
+        If `out` cannot be made.
     UnsupportedModel
         If it is a StarDist model of a kind that microtome does not run.
     """
@@ -128,7 +134,7 @@ def import_stardist(folder: Path, out: Path, about: About) -> ModelCard:
     thresholds = _read_json(folder / THRESHOLDS_FILE, _THRESHOLDS)
     weights_path = folder / WEIGHTS_FILE
     model = build(config, read_weights(weights_path), str(weights_path), about.name)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     ov.serialize(model, out / "f32.xml", out / "f32.bin")
     ir = Ir(xml="f32.xml", bin="f32.bin", digest=ir_digest(out / "f32.xml", out / "f32.bin"))
     card = ModelCard(
@@ -180,7 +186,7 @@ def read_weights(path: Path) -> dict[str, Floats]:
         with h5py.File(path) as file:
             file.visititems(take)
     except FileNotFoundError:
-        raise ModelNotFound(str(path)) from None
+        raise StarDistFileMissing(str(path)) from None
     except OSError as error:
         raise BadModel(str(path), f"not a readable HDF5 file ({error})") from error
     return weights
@@ -345,7 +351,7 @@ def _read_json[T](path: Path, adapter: TypeAdapter[T]) -> T:
     try:
         return adapter.validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFound(str(path)) from None
+        raise StarDistFileMissing(str(path)) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from microtome.errors import BadModel, ModelNotFound, OptionError, UnsupportedModel
+from microtome.errors import BadModel, OptionError, StarDistFileMissing, UnsupportedModel
 from microtome.model import Normalisation, Precision, default_model, read_card
 from microtome.network import load_model
 from microtome.stardist_import import About, import_stardist, parse_percentiles
@@ -82,7 +82,7 @@ def test_what_the_folder_does_not_say_is_listed_as_taken_for_granted(reference: 
 @pytest.mark.parametrize("name", ["config.json", "thresholds.json", "weights_best.h5"])
 def test_a_missing_file_is_named(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(ModelNotFound, match=name):
+    with pytest.raises(StarDistFileMissing, match=f"{name} is missing"):
         import_stardist(folder, tmp_path / "out", ABOUT)
     assert not (tmp_path / "out").exists()
 

@@ -196,6 +196,9 @@ def test_inspect_tells_what_a_run_would_cost(scene, microtome):
     assert "700 x 600" in out
     assert "0.25 um/px (from --mpp)" in out
     assert "tiles" in out
+    assert "pixels     lossless" in out
+    code, out, _ = microtome("inspect", scene / "small.png", *FAST, "--pixels", "none")
+    assert (code, "pixels     none" in out) == (0, True)
 
 
 def test_verify_names_what_is_wrong(small_result, microtome, tmp_path):
@@ -214,7 +217,8 @@ def test_export_writes_every_nucleus(format, small_result, microtome, tmp_path):
     result = small_result / "small.ome.zarr"
     count = json.loads((result / "report" / "summary.json").read_text())["nuclei"]
     path = tmp_path / f"nuclei.{format}"
-    assert microtome("export", result, "--format", format, "-o", path)[0] == 0
+    code, out, _ = microtome("export", result, "--format", format, "-o", path)
+    assert (code, out) == (0, f"{count:,} nuclei in {path}\n")
     if format == "geojson":
         assert len(json.loads(path.read_text())["features"]) == count
     elif format == "csv":
@@ -240,6 +244,10 @@ def test_a_stardist_folder_becomes_a_model(shared_data, microtome, tmp_path):
     code, _, err = microtome("model", "import", folder, "-o", tmp_path / "n", "--percentiles", "99,1")
     assert code == 2
     assert "--percentiles is 99,1" in err
+    code, _, err = microtome("model", "import", folder, "-o", tmp_path / "n", "--mpp", "-1")
+    assert (code, "--mpp is -1.0, but must be above 0" in err) == (2, True)
+    code, _, err = microtome("model", "import", folder, "-o", "/proc/n")
+    assert (code, "/proc/n cannot be written to" in err) == (2, True)
 
 
 def test_lossless_pixels_are_those_of_the_slide(tissue, small_result):
