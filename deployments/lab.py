@@ -19,7 +19,9 @@ from pathlib import Path
 
 import httpx
 
+from deployments.settings import number
 from microtome.cpu import cores
+from microtome.errors import MicrotomeError, OptionError
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 180.0
@@ -43,7 +45,11 @@ class Lab:
         return cls(state, {**environ, **_assignments(state / "lab.env")})
 
     def port(self, name: str, default: int) -> int:
-        return int(self.given.get(f"MICROTOME_{name}_PORT", str(default)))
+        variable = f"MICROTOME_{name}_PORT"
+        port = number(self.given, variable, default)
+        if not (port.is_integer() and 0 < port < 1 << 16):
+            raise OptionError(variable, f"{port:g}", "the number of a port, 1 to 65,535")
+        return int(port)
 
     @property
     def prefect_port(self) -> int:
@@ -279,16 +285,19 @@ def main() -> None:
     one.add_argument("name")
     options = parser.parse_args()
     lab = Lab.of(os.environ)
-    if options.command == "up":
-        up(lab)
-    elif options.command == "down":
-        down(lab)
-    elif options.command == "units":
-        say(units(lab))
-    elif options.name in lab.services:
-        run(lab, options.name)
-    else:
-        parser.error(f"no service {options.name}; there are {', '.join(lab.services)}")
+    try:
+        if options.command == "up":
+            up(lab)
+        elif options.command == "down":
+            down(lab)
+        elif options.command == "units":
+            say(units(lab))
+        elif options.name in lab.services:
+            run(lab, options.name)
+        else:
+            parser.error(f"no service {options.name}; there are {', '.join(lab.services)}")
+    except MicrotomeError as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf, nan
 from pathlib import Path
 
 from microtome.errors import OptionError
@@ -55,7 +56,25 @@ class Settings:
             prefect_url=environ.get("PREFECT_API_URL", "http://127.0.0.1:4200/api").rstrip("/"),
             prefect_auth=environ.get("PREFECT_API_AUTH_STRING"),
             prefect_key=environ.get("PREFECT_API_KEY"),
-            rest_s=float(environ.get("MICROTOME_REST_S", "30")),
-            poll_s=float(environ.get("MICROTOME_POLL_S", "5")),
+            rest_s=number(environ, "MICROTOME_REST_S", 30),
+            poll_s=number(environ, "MICROTOME_POLL_S", 5),
             sqs_url=environ.get("MICROTOME_SQS_URL"),
         )
+
+
+def number(environ: Mapping[str, str], name: str, default: int) -> float:
+    """A variable that holds a number from 0 on.
+
+    Raises
+    ------
+    OptionError
+        If it does not.
+    """
+    text = environ.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 <= value < inf:
+        raise OptionError(name, text, "a number from 0 on")
+    return value

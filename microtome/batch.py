@@ -72,7 +72,8 @@ def segment_slides(
             outcomes.append(_segment_one(slide, folder, options, shared, overwrite))
     if as_json:
         summaries = [json.loads(summary_json(o.summary)) for o in outcomes if o.summary is not None]
-        print(json.dumps(summaries[0] if len(slides) == 1 and summaries else summaries, indent=1))
+        if summaries or len(slides) > 1:
+            print(json.dumps(summaries if len(slides) > 1 else summaries[0], indent=1))
     elif len(slides) > 1:
         _print_table(outcomes)
     codes = {outcome.exit_code for outcome in outcomes}

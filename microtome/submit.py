@@ -8,6 +8,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +92,17 @@ class PrefectApi:
 
     def _request(self, method: str, path: str, body: object) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, self._headers, method=method)
         try:
+            request = urllib.request.Request(self.url + path, data, self._headers, method=method)
             with urllib.request.urlopen(request, timeout=ANSWER_WITHIN_S) as answer:
                 content = answer.read()
+            return json.loads(content) if content else None
         except urllib.error.HTTPError as error:
             raise PrefectRefused(self.url, error.code, _detail(error.read())) from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise PrefectUnreachable(self.url, str(getattr(error, "reason", error))) from error
-        return json.loads(content) if content else None
+        except ValueError as error:
+            raise PrefectUnreachable(self.url, "no address of Prefect's API; they end in /api") from error
 
 
 def _detail(answer: bytes) -> str:

@@ -3,14 +3,13 @@
 Stand-ins: a real one is not locked at our word.
 """
 
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from microtome import submit
-from microtome.errors import PrefectRefused
+from microtome.errors import PrefectRefused, PrefectUnreachable
 from microtome.submit import PrefectApi
 
 
@@ -24,13 +23,13 @@ def busy(monkeypatch):
             server.asked += 1
             self.send_response(503 if server.asked <= server.busy else 200)
             self.end_headers()
-            self.wfile.write(json.dumps({"id": 1}).encode())
+            self.wfile.write(server.says)
 
         def log_message(self, *_):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        server.asked = server.busy = 0
+        server.asked, server.busy, server.says = 0, 0, b'{"id": 1}'
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -55,3 +54,10 @@ def test_one_that_stays_busy_is_an_error_in_the_end(busy, monkeypatch):
 
 def test_an_answer_without_content_is_none(prefect):
     assert PrefectApi({"PREFECT_API_URL": prefect.url}).request("POST", "/events", []) is None
+
+
+def test_an_address_that_is_none_of_an_api_is_said(busy):
+    busy.says = b"<html>the pages</html>"
+    for address in ("nowhere", f"http://127.0.0.1:{busy.server_port}"):
+        with pytest.raises(PrefectUnreachable, match="end in /api"):
+            PrefectApi({"PREFECT_API_URL": address}).request("GET", "/")

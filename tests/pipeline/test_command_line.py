@@ -87,7 +87,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(mistake, scene, microtome, tm
     (slide, *options), sentence = MISTAKES[mistake]
     options = [option.format(folder=scene) for option in options]
     slide = slide if "://" in slide else scene / slide
-    code, out, err = microtome("segment", slide, "-o", tmp_path / "out", *options)
+    code, out, err = microtome("segment", slide, "-o", tmp_path / "out", "--json", *options)
     assert code == 2
     assert sentence in " ".join(err.split())
     assert "Traceback" not in err
