@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 from drawn_slide import Truth, draw_slide, score, truth_path
+from drawn_slide.file import TILE_PX
 
 from microtome.console import ProgressView
 from microtome.errors import MicrotomeError
@@ -46,6 +47,8 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="do it again, though it is done")
     parser.add_argument("--size-px", type=int, default=SIZE_PX, help="side of the drawn slide (%(default)s)")
     options = parser.parse_args()
+    if options.size_px < TILE_PX:
+        parser.error(f"--size-px is {options.size_px}, but must be at least {TILE_PX}")
     os.chdir(ROOT)
     try:
         slide = options.slide or str(drawn(options.size_px))

@@ -98,6 +98,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.parts = options.parts or list(QUICK if options.quick else PARTS)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds has to be at least 1")
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.gigapixels = options.gigapixels or ((0.1, 0.5) if options.quick else (0.1, 1.0, 5.0, 26.7))
     return options
