@@ -44,6 +44,18 @@ class Prometheus:
             series["values"] = [float(value) for _, value in series["values"] if math.isfinite(float(value))]
         return [series for series in found if series["values"]]
 
+    def without_series(self, asked: dict[str, str], within_s: float = 60) -> list[str]:
+        """Names of the queries that show nothing, however long one waits.
+
+        Rules are made of other rules and of what the exporter tells: some rounds later each.
+        """
+        end_s = time.monotonic() + within_s
+        while (empty := [name for name, query in asked.items() if not self.over_time(query)]) and (
+            time.monotonic() < end_s
+        ):
+            time.sleep(1)
+        return empty
+
     def _ask(self, path: str, **asked) -> list[dict]:
         answer = httpx.post(f"{self.url}/api/v1/{path}", data=asked, timeout=60).json()
         assert answer["status"] == "success", (asked, answer)
