@@ -38,9 +38,10 @@ def test_helm_finds_nothing_to_complain_about(helm):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("mode", ["shared", "per-run"])
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values):
-    found = list(pods_of(documents(helm, "--values", str(values))))
+def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values, mode):
+    found = list(pods_of(documents(helm, "--values", str(values), "--set", f"dask.mode={mode}")))
     assert len(found) >= 8
     for pod in found:
         for container in pod["spec"]["containers"]:
@@ -61,6 +62,8 @@ def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values):
         "runs.atOnce=0",
         "image.pullPolicy=Sometimes",
         "prefect.url=here",
+        "dask.mode=own",
+        "dask.idleSeconds=5",
     ],
 )
 def test_values_that_make_no_sense_are_refused(helm, setting):
