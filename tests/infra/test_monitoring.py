@@ -21,7 +21,7 @@ from microtome.grid import Window
 from microtome.slides import open_slide
 from microtome.submit import PrefectApi
 from tests.infra.dashboards import queries
-from tests.infra.prometheus import FILES, ROOT, Prometheus, running, until
+from tests.infra.prometheus import FILES, ROOT, Prometheus, not_told_apart, running, until
 from tests.s3 import free_port
 
 pytestmark = [
@@ -151,34 +151,9 @@ BOTH = {("he-nuclei", "int8"), ("he-nuclei", "f32")}
 
 
 def test_both_precisions_are_told_apart_in_every_series_about_work(prometheus):
-    names = [name for name in series_names(prometheus) if is_about_work(name)]
-    assert len(names) > 25
-    for name in names:
-        found = prometheus.over_time(f"count by (model, precision) ({name})")
-        kinds = {(series["metric"].get("model"), series["metric"].get("precision")) for series in found}
-        kinds -= {(None, None)}  # a run that fails before its plan has neither
-        assert kinds, name
-        assert kinds <= BOTH, name
-        if name.endswith(("_total", "_count")):  # the rest has nothing of a run between two scrapes
-            assert kinds == BOTH, name
-
-
-def series_names(prometheus) -> list[str]:
-    answer = httpx.get(f"{prometheus.url}/api/v1/label/__name__/values", timeout=30).json()
-    return [name for name in answer["data"] if "microtome_" in name]
-
-
-def is_about_work(name: str) -> bool:
-    """Not of the intake, of a queue that all models share, of pools, of disks or of the exporter itself."""
-    shared = (
-        "microtome_intake_",
-        "cluster:",
-        "namespace:",
-        "volume:",
-        "microtome_pool_",
-        "microtome_exporter_",
-    )
-    return not name.startswith(shared)
+    found = prometheus.kinds_of_work()
+    assert len(found) > 25
+    assert not_told_apart(found, BOTH) == {}
 
 
 def test_no_worker_metric_names_a_slide(prometheus):
