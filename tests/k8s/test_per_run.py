@@ -82,9 +82,7 @@ def test_a_run_whose_pod_dies_goes_on_with_its_cluster_which_ends_with_the_run(
 
     asked_s = time.monotonic()
     wait_until(lambda: result.recorded("chunk") or None, 240, "a shard", every_s=0.1)
-    figures.append(
-        f"own cluster, asked for to first shard: {time.monotonic() - asked_s:.0f} s"
-    )
+    figures.append(f"own cluster, asked for to first shard: {time.monotonic() - asked_s:.0f} s")
     wait_until(lambda: result.recorded("infer") or None, 240, "a shard of the network", every_s=0.1)
     per_run.kubectl("delete", "pod", *per_run.pods("run"), "--grace-period=0", "--force")
     state = per_run.ended(run, 400)
