@@ -1,9 +1,9 @@
 """A Dask cluster of a run's own, on Kubernetes: made by the Dask operator, sized by the plan.
 
-The pod of the run asks Kubernetes for it, and removes it when it ends, well or not. If the pod is
-killed, the next one finds the cluster by the run's id and goes on with it; if none comes, the operator
-removes it when it has been idle (`idleTimeout`), and at the latest Kubernetes does with the run's Job,
-which owns it.
+The pod of the run asks Kubernetes for it, and removes it when it ends, well or not, and when it is told
+to go. If the pod is killed outright, the next one finds the cluster by the run's id and goes on with
+it; if none comes, the operator removes it when it has been idle (`idleTimeout`), and at the latest
+Kubernetes does with the run's Job, which owns it.
 """
 
 import json

@@ -1,11 +1,15 @@
 """`dask.mode=per-run`: a Dask cluster for each run, sized by its plan, gone with it however it ends."""
 
+import os
+import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from microtome.store import ResultStore
-from tests.k8s.installation import wait_until
+from tests.k8s.installation import FINAL, wait_until
 from tests.k8s.test_access import NEVER, OF_A_RUN_PER_RUN, OF_THE_WORKER, allowed
 from tests.k8s.test_runs import equal_bytes
 from tests.pipeline.runs import digests
@@ -65,6 +69,24 @@ def nothing_left(installed, run):
     wait_until(left, 120, "the cluster to go")
 
 
+def kill_outright(installed, part):
+    """SIGKILL to every process of a part's pod, as when memory runs out or a node goes: nothing can be said.
+
+    Kubernetes tells even a pod that is deleted by force, two seconds before.
+    """
+    (name,) = installed.pods(part)
+    (pod,) = [one for one in installed.get("pods") if one["metadata"]["name"] == name]
+    (container,) = pod["status"]["containerStatuses"]
+    _, _, container_id = container["containerID"].partition("//")
+    killed = 0
+    for group in Path("/proc").glob("[0-9]*/cgroup"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if container_id in group.read_text():
+                os.kill(int(group.parent.name), signal.SIGKILL)
+                killed += 1
+    assert killed, "the node is not this machine"
+
+
 def test_a_run_may_make_and_remove_a_dask_cluster_and_nothing_else(per_run):
     assert allowed(per_run, "run", NEVER + OF_THE_WORKER + OF_A_RUN_PER_RUN) == list(OF_A_RUN_PER_RUN)
     assert allowed(per_run, "run", OF_A_RUN_PER_RUN, namespace="default") == []
@@ -84,9 +106,17 @@ def test_a_run_whose_pod_dies_goes_on_with_its_cluster_which_ends_with_the_run(
     wait_until(lambda: result.recorded("chunk") or None, 240, "a shard", every_s=0.1)
     figures.append(f"own cluster, asked for to first shard: {time.monotonic() - asked_s:.0f} s")
     wait_until(lambda: result.recorded("infer") or None, 240, "a shard of the network", every_s=0.1)
-    per_run.kubectl("delete", "pod", *per_run.pods("run"), "--grace-period=0", "--force")
-    state = per_run.ended(run, 400)
+    kill_outright(per_run, "run")
+    seen = set()
+
+    def ended():
+        seen.update(one["metadata"]["uid"] for one in per_run.get(CLUSTERS))
+        state = per_run.state(run)
+        return state if state["type"] in FINAL else None
+
+    state = wait_until(ended, 400, run)
     assert state["type"] == "COMPLETED", state
+    assert seen == {cluster["metadata"]["uid"]}, "another cluster was made"
     done_by = {report.worker for report in result.recorded("infer").values()}
     assert all(worker.startswith(cluster["metadata"]["name"]) for worker in done_by), done_by
     assert equal_bytes(digests(result), bare.digests)
@@ -108,8 +138,10 @@ def test_the_cluster_of_a_run_whose_pod_dies_for_good_goes_when_it_is_idle(per_r
     made(per_run, run)
     (job,) = per_run.get("jobs", f"prefect.io/flow-run-id={run}")
     per_run.kubectl("patch", "job", job["metadata"]["name"], "--patch", '{"spec": {"backoffLimit": 0}}')
-    per_run.kubectl("delete", "pod", *per_run.pods("run"), "--grace-period=0", "--force")
+    kill_outright(per_run, "run")
+    killed_s = time.monotonic()
     removed(per_run, run, IDLE_S + 90)
+    assert time.monotonic() - killed_s > IDLE_S / 2, "something else has removed it"
     assert per_run.succeeded(run) == [0]
     # Prefect does not know yet: its slot is for the next run.
     per_run.ask("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CRASHED"}, "force": True})
