@@ -1,6 +1,8 @@
 """One slide, from file to published result: the recipe, as people see it in Prefect."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -8,6 +10,7 @@ from prefect import flow, get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from flows.own_cluster import OwnCluster, own_cluster
 from microtome.claim import claimed
 from microtome.cluster import ClusterSpec, connect
 from microtome.errors import MicrotomeError, SlideReplaced
@@ -16,6 +19,7 @@ from microtome.model import find_model, read_card
 from microtome.options import Options
 from microtome.pipeline import State, prepare, result_uri, stages_of
 from microtome.report.summary import Summary, read_summary
+from microtome.stages.run import Run
 from tasks.chunk import chunk
 from tasks.engine import StageTask
 from tasks.export import export
@@ -80,13 +84,28 @@ def segment_slide(
         tag_with(f"model:{run.plan.model.name}-{run.plan.model.version}")
         write_figures(of_plan(run.plan))
         if prepared.state is not State.DONE:
-            spec = ClusterSpec(scheduler=scheduler or os.environ.get("MICROTOME_SCHEDULER"))
-            with connect(spec) as cluster, stages_of(prepared, claim) as order:
+            with (
+                scheduler_for(run, scheduler) as address,
+                connect(ClusterSpec(scheduler=address)) as cluster,
+                stages_of(prepared, claim) as order,
+            ):
                 for stage in order:
                     TASKS[stage.NAME](run, cluster)
         summary = read_summary(run.store)
         show_summary(run, summary)
         return summary
+
+
+@contextmanager
+def scheduler_for(run: Run, told: str | None) -> Iterator[str | None]:
+    """Address of the scheduler that a run uses; None for a cluster on this machine."""
+    address = told or os.environ.get("MICROTOME_SCHEDULER")
+    own = None if address else OwnCluster.of(os.environ)
+    if own is None:
+        yield address
+        return
+    with own_cluster(own, str(flow_run.id), len(run.shards_with_tissue())) as address:
+        yield address
 
 
 def tag_with(tag: str) -> None:

@@ -39,6 +39,18 @@ class ClusterUnreachable(MicrotomeError):
         )
 
 
+class OwnClusterFailed(MicrotomeError):
+    def __init__(self, cluster: str, reason: str) -> None:
+        super().__init__(cluster, reason)
+        self.cluster, self.reason = cluster, reason
+
+    def __str__(self) -> str:
+        return (
+            f"Kubernetes gave this run no Dask cluster {self.cluster} ({self.reason}); look at "
+            f"`kubectl describe daskclusters {self.cluster}` and the log of the Dask operator"
+        )
+
+
 class WorkersDied(MicrotomeError):
     def __init__(self, task: str, deaths: int, worker: str, limit_bytes: int) -> None:
         super().__init__(task, deaths, worker, limit_bytes)

@@ -20,6 +20,18 @@ from tests.waiting import until
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = ROOT / "infra" / "chart" / "microtome" / "files"
 STEP_S = 1
+SHARED = (
+    "microtome_intake_",
+    "cluster:",
+    "namespace:",
+    "volume:",
+    "microtome_pool_",
+    "microtome_exporter_",
+)
+"""Of the intake, of a queue that all models share, of pools, of disks or of the exporter itself."""
+
+type Kind = tuple[str | None, str | None]
+"""Model and precision."""
 
 
 def program(name: str, package: str) -> str:
@@ -46,10 +58,44 @@ class Prometheus:
             series["values"] = [float(value) for _, value in series["values"] if math.isfinite(float(value))]
         return [series for series in found if series["values"]]
 
+    def without_series(self, asked: dict[str, str], within_s: float = 60) -> list[str]:
+        """Names of the queries that show nothing, however long one waits.
+
+        Rules are made of other rules and of what the exporter tells: some rounds later each.
+        """
+        end_s = time.monotonic() + within_s
+        while (empty := [name for name, query in asked.items() if not self.over_time(query)]) and (
+            time.monotonic() < end_s
+        ):
+            time.sleep(1)
+        return empty
+
+    def kinds_of_work(self) -> dict[str, set[Kind]]:
+        """For the name of each series about work: the models and precisions that it was seen with."""
+        answer = httpx.get(f"{self.url}/api/v1/label/__name__/values", timeout=30).json()
+        names = [name for name in answer["data"] if "microtome_" in name and not name.startswith(SHARED)]
+        return {name: self._kinds(name) for name in names}
+
+    def _kinds(self, name: str) -> set[Kind]:
+        found = [series["metric"] for series in self.over_time(f"count by (model, precision) ({name})")]
+        # A run that fails before its plan has neither.
+        return {(one.get("model"), one.get("precision")) for one in found} - {(None, None)}
+
     def _ask(self, path: str, **asked) -> list[dict]:
         answer = httpx.post(f"{self.url}/api/v1/{path}", data=asked, timeout=60).json()
         assert answer["status"] == "success", (asked, answer)
         return answer["data"]["result"]
+
+
+def not_told_apart(found: dict[str, set[Kind]], kinds: set[Kind]) -> dict[str, set[Kind]]:
+    """Those series about work that have other models and precisions than these, or counters that lack one."""
+
+    def is_wrong(name: str, has: set[Kind]) -> bool:
+        # The others have nothing of a run between two scrapes.
+        counts_all = name.endswith(("_total", "_count"))
+        return not has or not has <= kinds or (counts_all and has != kinds)
+
+    return {name: has for name, has in found.items() if is_wrong(name, has)}
 
 
 @contextmanager

@@ -7,7 +7,6 @@ precisions and fails at a third.
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import httpx
@@ -23,7 +22,7 @@ from microtome.slides import open_slide
 from microtome.submit import PrefectApi
 from tests.deployments.labs import OF_AN_INSTALLATION, TOKEN
 from tests.infra.dashboards import queries
-from tests.infra.prometheus import FILES, ROOT, Prometheus, running
+from tests.infra.prometheus import FILES, ROOT, Prometheus, not_told_apart, running
 from tests.s3 import free_port
 from tests.waiting import until
 
@@ -111,7 +110,6 @@ def summaries(lab, configured, slides, tmp_path_factory) -> dict[str, dict]:
     until(lambda: len(configured.at_once("microtome_slide_info")) == 2, within_s=60)
     until(lambda: configured.at_once('microtome_run_end_timestamp_seconds{state="Failed"}'), within_s=60)
     until(lambda: configured.at_once("increase(microtome_intake_refused_total[1m]) > 0"), within_s=60)
-    time.sleep(3)  # rules made of rules
     paths = {
         name: output / Path(name).with_suffix(".ome.zarr") / "report" / "summary.json"
         for name in (LARGE, SMALL)
@@ -135,49 +133,22 @@ def test_every_part_is_scraped(prometheus):
 def test_every_rule_records_something(prometheus):
     recorded = sorted(set(re.findall(r"record: (\S+)", (FILES / "recording.yaml").read_text())))
     assert len(recorded) > 20
-    empty = [name for name in recorded if not prometheus.over_time(name)]
-    assert not empty, "\n".join(empty)
+    assert prometheus.without_series({name: name for name in recorded}) == []
 
 
 def test_no_panel_of_the_dashboards_is_empty(prometheus):
     asked = list(queries())
     assert len(asked) > 40
-    empty = [f"{name}: {query}" for name, query in asked if not prometheus.over_time(query)]
-    assert not empty, "\n".join(empty)
+    assert prometheus.without_series({f"{name}: {query}": query for name, query in asked}) == []
 
 
 BOTH = {("he-nuclei", "int8"), ("he-nuclei", "f32")}
 
 
 def test_both_precisions_are_told_apart_in_every_series_about_work(prometheus):
-    names = [name for name in series_names(prometheus) if is_about_work(name)]
-    assert len(names) > 25
-    for name in names:
-        found = prometheus.over_time(f"count by (model, precision) ({name})")
-        kinds = {(series["metric"].get("model"), series["metric"].get("precision")) for series in found}
-        kinds -= {(None, None)}  # a run that fails before its plan has neither
-        assert kinds, name
-        assert kinds <= BOTH, name
-        if name.endswith(("_total", "_count")):  # the rest has nothing of a run between two scrapes
-            assert kinds == BOTH, name
-
-
-def series_names(prometheus) -> list[str]:
-    answer = httpx.get(f"{prometheus.url}/api/v1/label/__name__/values", timeout=30).json()
-    return [name for name in answer["data"] if "microtome_" in name]
-
-
-def is_about_work(name: str) -> bool:
-    """Not of the intake, of a queue that all models share, of pools, of disks or of the exporter itself."""
-    shared = (
-        "microtome_intake_",
-        "cluster:",
-        "namespace:",
-        "volume:",
-        "microtome_pool_",
-        "microtome_exporter_",
-    )
-    return not name.startswith(shared)
+    found = prometheus.kinds_of_work()
+    assert len(found) > 25
+    assert not_told_apart(found, BOTH) == {}
 
 
 def test_no_worker_metric_names_a_slide(prometheus):
@@ -232,15 +203,21 @@ def test_quantiles_of_the_tiles_are_those_of_the_summary_but_for_the_buckets(pro
 
 
 def test_the_queue_of_shards_was_seen_and_is_empty_in_the_end(prometheus):
-    (unfinished,) = prometheus.over_time("cluster:microtome_unfinished:shards")
-    assert max(unfinished["values"]) >= 2
-    assert unfinished["values"][-1] == 0
+    def values():
+        (unfinished,) = prometheus.over_time("cluster:microtome_unfinished:shards")
+        return unfinished["values"]
+
+    assert max(values()) >= 2
+    until(lambda: values()[-1] == 0, within_s=60)
 
 
 def test_only_what_is_wrong_raises_an_alert(prometheus):
-    firing = prometheus.at_once('ALERTS{alertstate="firing"}')
+    expected = {"MicrotomeRunFailed", "MicrotomeIntakeRefuses"}
+    alerts = 'ALERTS{alertstate="firing"}'
+    until(lambda: expected <= {found["metric"]["alertname"] for found in prometheus.at_once(alerts)}, 60)
+    firing = prometheus.at_once(alerts)
     # The machine's disks are not ours.
     about_runs = {series["metric"]["alertname"] for series in firing} - {"MicrotomeDiskFilling"}
-    assert about_runs == {"MicrotomeRunFailed", "MicrotomeIntakeRefuses"}
+    assert about_runs == expected
     (failed,) = [series for series in firing if series["metric"]["alertname"] == "MicrotomeRunFailed"]
     assert failed["metric"]["slide"] == MISSING

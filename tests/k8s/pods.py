@@ -17,10 +17,9 @@ def pods_of(documents: list[Document]) -> Iterator[Document]:
         elif document["kind"] == "Pod":
             yield document
         elif document["kind"] == "DaskCluster":
-            for part in ("worker", "scheduler"):
-                operators = {"dask.org/cluster-name": name, "dask.org/component": part}
-                labels = {**spec[part]["metadata"]["labels"], **operators}
-                yield _pod(f"{name}-{part}", labels, spec[part]["spec"])
+            yield from _pods_of_cluster(name, spec)
+        elif document["kind"] == "ConfigMap" and "spec.json" in document["data"]:
+            yield from _pods_of_cluster(name, json.loads(document["data"]["spec.json"]))
         elif document["kind"] == "ConfigMap" and "job-template.json" in document["data"]:
             template = json.loads(document["data"]["job-template.json"])
             job = template["job_configuration"]["job_manifest"]["spec"]["template"]
@@ -28,6 +27,13 @@ def pods_of(documents: list[Document]) -> Iterator[Document]:
             filled = json.loads(json.dumps(job["spec"]).replace("{{ memory_limit }}", default))
             filled["containers"][0]["args"] = ["prefect"]
             yield _pod("run", job["metadata"]["labels"], filled)
+
+
+def _pods_of_cluster(name: str, spec: Document) -> Iterator[Document]:
+    for part in ("worker", "scheduler"):
+        operators = {"dask.org/cluster-name": name, "dask.org/component": part}
+        labels = {**spec[part]["metadata"]["labels"], **operators}
+        yield _pod(f"{name}-{part}", labels, spec[part]["spec"])
 
 
 def _pod(name: str, labels: dict[str, str], spec: Document) -> Document:

@@ -20,4 +20,4 @@ if ! command -v kube-score >/dev/null && [ ! -x .venv/bin/kube-score ] && comman
         echo "kube-score could not be installed: its test will say so" >&2
 fi
 # Last what removes the installation and makes it anew.
-.venv/bin/pytest tests/k8s/test_[!u]*.py tests/k8s/test_uninstall.py "$@"
+.venv/bin/pytest tests/k8s/test_[!u]*.py tests/k8s/test_upgrade.py tests/k8s/test_uninstall.py "$@"

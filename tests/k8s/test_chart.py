@@ -28,7 +28,8 @@ def helm(tools):
 
 
 def documents(helm, *words):
-    done = helm("template", "microtome", str(CHART), *words)
+    name = () if "--name-template" in words else ("microtome",)
+    done = helm("template", *name, str(CHART), *words)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -38,9 +39,10 @@ def test_helm_finds_nothing_to_complain_about(helm):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("mode", ["shared", "per-run"])
 @pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values):
-    found = list(pods_of(documents(helm, "--values", str(values))))
+def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values, mode):
+    found = list(pods_of(documents(helm, "--values", str(values), "--set", f"dask.mode={mode}")))
     assert len(found) >= 8
     for pod in found:
         for container in pod["spec"]["containers"]:
@@ -61,6 +63,8 @@ def test_every_example_gives_sealed_pods_with_requests_and_limits(helm, values):
         "runs.atOnce=0",
         "image.pullPolicy=Sometimes",
         "prefect.url=here",
+        "dask.mode=own",
+        "dask.idleSeconds=5",
     ],
 )
 def test_values_that_make_no_sense_are_refused(helm, setting):
@@ -78,6 +82,42 @@ def test_another_image_makes_another_dask_cluster_behind_the_same_service(helm):
         return cluster["metadata"]["name"]
 
     assert of() == of("--set", "dask.maximum=9") != of("--set", "image.tag=other")
+
+
+NEED_OPERATORS = {"ExternalSecret", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
+"""Kinds of operators that the tests do not install."""
+EVERYTHING = (
+    "intake.ingress.enabled=true",
+    "intake.ingress.host=intake.example.org",
+    "intake.ingress.tlsSecret=certificate",
+    "storage.claim.enabled=true",
+    "storage.claim.storageClass=shared",
+    "networkPolicy.enabled=true",
+    "priorityClasses.create=true",
+)
+
+
+@pytest.mark.parametrize("mode", ["shared", "per-run"])
+@pytest.mark.parametrize("values", EXAMPLES, ids=lambda path: path.stem)
+def test_kubernetes_takes_every_object_of_every_example_without_a_warning(helm, installed, values, mode):
+    settings = [word for setting in (*EVERYTHING, f"dask.mode={mode}") for word in ("--set", setting)]
+    where = ("--namespace", installed.namespace, "--name-template", "tried")
+    found = documents(helm, *where, "--values", str(values), *settings)
+    asked = [document for document in found if document["kind"] not in NEED_OPERATORS]
+    assert {"Ingress", "PersistentVolumeClaim", "NetworkPolicy", "PriorityClass"} <= {
+        document["kind"] for document in asked
+    }
+    for document in asked:
+        if document["kind"] == "Pod":  # its own account and priority would have to be there
+            document["spec"]["serviceAccountName"] = "default"
+            document["spec"].pop("priorityClassName", None)
+    answer = installed.kubectl(
+        "apply", "--dry-run=server", "-f", "-", given=yaml.safe_dump_all(asked), check=False
+    )
+    # Among the warnings would be that a pod breaks the namespace's restricted standard.
+    wrong = [line for line in answer.splitlines() if not line.endswith("created (server dry run)")]
+    assert wrong == []
+    assert len(answer.splitlines()) == len(asked)
 
 
 def test_kube_score_finds_nothing_critical_in_the_chart_and_the_pods_that_others_make_of_it(helm, tmp_path):

@@ -8,12 +8,21 @@ import pytest
 import yaml
 
 from tests.infra.dashboards import queries
-from tests.infra.prometheus import FILES, Prometheus, kubernetes_scrape, program, running, target_of
+from tests.infra.prometheus import (
+    FILES,
+    Prometheus,
+    kubernetes_scrape,
+    not_told_apart,
+    program,
+    running,
+    target_of,
+)
 from tests.s3 import free_port
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+PRECISIONS = ("int8", "f32")
 NEED_MORE = ("volume:", "Room on the disks", "Runs that failed")
 """Disks are the kubelet's to tell, which Debian's Prometheus cannot find; and no run of ours has failed."""
 
@@ -63,16 +72,28 @@ def unwatched(installed, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(installed, unwatched, store, cmu_slide) -> str:
-    """A run that ended while Prometheus watched, and whose pod is gone: its id."""
+def runs(installed, unwatched, store, cmu_slide) -> dict[str, str]:
+    """Two runs at once, which ended while Prometheus watched and whose pods are gone: ids by precision."""
     folder = store.folder / "slides" / "watched"
     folder.mkdir()
     (folder / cmu_slide.name).write_bytes(cmu_slide.read_bytes())
-    run = installed.submit(f"s3://slides/watched/{cmu_slide.name}", "s3://results/watched")
-    assert installed.ended(run)["type"] == "COMPLETED"
+    slide = f"s3://slides/watched/{cmu_slide.name}"
+    runs = {
+        precision: installed.submit(slide, f"s3://results/watched/{precision}", precision=precision)
+        for precision in PRECISIONS
+    }
+    for run in runs.values():
+        assert installed.ended(run)["type"] == "COMPLETED"
     until(lambda: not installed.pods("run"), within_s=60)
-    until(lambda: unwatched.at_once(f'microtome_slide_nuclei{{run="{run}"}}'), within_s=60)
-    return run
+    for run in runs.values():
+        until(lambda run=run: unwatched.at_once(f'microtome_slide_nuclei{{run="{run}"}}'), within_s=60)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def run(runs) -> str:
+    """One of them."""
+    return runs["int8"]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +118,16 @@ def test_a_runs_figures_outlive_its_pod(prometheus, run):
     assert float(nuclei["value"][1]) > 1_000
 
 
+def test_two_precisions_at_once_are_told_apart_in_every_series_about_work(prometheus, installed, runs):
+    at_once = [installed.ask("GET", f"/flow_runs/{run}") for run in runs.values()]
+    assert max(run["start_time"] for run in at_once) < min(run["end_time"] for run in at_once)
+    found = prometheus.kinds_of_work()
+    assert {"microtome_shard_seconds_count", "microtome_pixels_total", "microtome_cpu_seconds_total"} <= set(
+        found
+    )
+    assert not_told_apart(found, {("he-nuclei", precision) for precision in PRECISIONS}) == {}
+
+
 def test_the_maximum_is_what_the_chart_allows(prometheus, installed):
     (scaler,) = installed.get("daskautoscalers")
     (maximum,) = prometheus.at_once("cluster:microtome_workers:maximum")
@@ -107,5 +138,5 @@ def test_the_maximum_is_what_the_chart_allows(prometheus, installed):
 def test_rules_record_and_panels_show_what_happens(prometheus):
     recorded = set(re.findall(r"record: (\S+)", (FILES / "recording.yaml").read_text()))
     asked = {**{name: name for name in recorded}, **dict(queries())}
-    empty = [name for name, query in asked.items() if not prometheus.over_time(query)]
-    assert [name for name in empty if not any(more in name for more in NEED_MORE)] == []
+    wanted = {name: q for name, q in asked.items() if not any(more in name for more in NEED_MORE)}
+    assert prometheus.without_series(wanted) == []

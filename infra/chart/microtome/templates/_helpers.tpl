@@ -52,7 +52,7 @@ helm.sh/chart: {{ printf "%s-%s" $top.Chart.Name $top.Chart.Version }}
 {{- $top := index . 0 -}}
 {{- $part := index . 1 -}}
 serviceAccountName: {{ include "microtome.name" $top }}-{{ $part }}
-automountServiceAccountToken: {{ has $part (list "worker") }}
+automountServiceAccountToken: {{ or (has $part (list "worker" "settle")) (and (eq $part "run") (eq $top.Values.dask.mode "per-run")) }}
 enableServiceLinks: false
 {{- with include "microtome.priority" (list $top (index . 2)) }}
 priorityClassName: {{ . }}
