@@ -138,7 +138,7 @@ def find_nuclei(
     whole
         The slide or image that the tile is of, network px.
     """
-    prob, dist = network.run(np.ascontiguousarray(tile))
+    prob, dist = network.run(tile.transpose(2, 0, 1))
     candidates = decode(
         prob,
         dist,

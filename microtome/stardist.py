@@ -104,7 +104,7 @@ def decode(
     prob
         (h, w) float32, 0..1: the network's output for the whole tile.
     dist
-        (h, w, n_rays) float32, network px, C order.
+        (n_rays, h, w) float32, network px.
     origin_px
         (y, x) of the tile's first pixel, network px, multiples of `grid_px`.
     core
@@ -123,11 +123,11 @@ def decode(
     cells = _cells(core.intersect(_candidate_window(slide, grid_px)), origin_px, grid_px)
     cells = cells.intersect(Window(0, 0, *prob.shape))
     if cells.is_empty:
-        return Candidates.empty(dist.shape[2])
+        return Candidates.empty(len(dist))
     window = cells.within(Window(0, 0, *prob.shape))
     ys, xs = np.nonzero(prob[window] > np.float32(threshold))
     ys, xs = ys + cells.y0, xs + cells.x0
-    radii = np.rint(dist[ys, xs] * np.float32(RADIUS_STEPS_PER_PX))
+    radii = np.rint(dist[:, ys, xs].T * np.float32(RADIUS_STEPS_PER_PX), order="C")
     np.clip(radii, 1, max_radius_px * RADIUS_STEPS_PER_PX, out=radii)
     radii /= np.float32(RADIUS_STEPS_PER_PX)
     points = np.stack([ys * grid_px + origin_px[0], xs * grid_px + origin_px[1]], axis=1)

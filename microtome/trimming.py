@@ -32,16 +32,14 @@ SIDES_INPUT = "trimmed_sides"
 NO_SIDES = Sides(False, False, False, False)
 
 
-def trim(model: "openvino.Model", sides: Sides | None, *, halo_px: int, grid_px: int) -> int:
+def trim(model: "openvino.Model", *, halo_px: int, grid_px: int) -> int:
     """Cut the halo away, in place, as early as the core allows.
 
     Parameters
     ----------
     model
-        A U-Net with a halo of `halo_px` on the trimmed sides of its input.
-    sides
-        The sides to trim. None gives the model one more input that says so for each tile,
-        `SIDES_INPUT`, int64 (4,), 0 or 1 for top, left, bottom, right.
+        A U-Net with a halo of `halo_px` on the trimmed sides of its input. It gets one more input
+        that says which they are, `SIDES_INPUT`: int64 (4,), 0 or 1 for top, left, bottom, right.
     grid_px
         Network px per px of its output.
 
@@ -52,7 +50,7 @@ def trim(model: "openvino.Model", sides: Sides | None, *, halo_px: int, grid_px:
     """
     from openvino import opset13 as op
 
-    begins, ends = _side_nodes(model, sides)
+    begins, ends = _side_nodes(model)
     rows_cols, steps = np.array([2, 3], np.int64), np.ones(2, np.int64)
 
     def cut(node_input: "openvino.Input", px: int) -> None:
@@ -74,14 +72,11 @@ def trim(model: "openvino.Model", sides: Sides | None, *, halo_px: int, grid_px:
     return halo_px - present_px
 
 
-def _side_nodes(model: "openvino.Model", sides: Sides | None) -> tuple["openvino.Output", "openvino.Output"]:
+def _side_nodes(model: "openvino.Model") -> tuple["openvino.Output", "openvino.Output"]:
     """Flags of top and left, and of bottom and right: int64 (2,) each."""
     import openvino as ov
     from openvino import opset13 as op
 
-    if sides is not None:
-        # OpenVINO folds what hangs on constants when it compiles.
-        return tuple(op.constant(np.array(pair, np.int64)).output(0) for pair in (sides[:2], sides[2:]))
     flags = op.parameter([4], ov.Type.i64, name=SIDES_INPUT)
     flags.output(0).set_names({SIDES_INPUT})
     model.add_parameters([flags])

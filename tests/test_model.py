@@ -11,13 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from microtome import model
-from microtome import network as network_room
 from microtome.errors import BadModel, ModelNotFound, OptionError, PrecisionMissing
 from microtome.grid import Sides, Window
 from microtome.model import Precision, default_model, find_model, ir_digest, read_card
 from microtome.network import Network, load_model
 from microtome.slides import open_slide
-from microtome.trimming import NO_SIDES
 
 HALO_PX, GRID_PX = 96, 2
 LIMITS = (0.0, 255.0)
@@ -27,7 +25,7 @@ LIMITS = (0.0, 255.0)
 def tissue(tcga_slide: Path) -> npt.NDArray[np.uint8]:
     """640 x 832 px of epithelium, (y, x, c)."""
     with open_slide(str(tcga_slide)) as slide:
-        return np.ascontiguousarray(slide.read(0, Window(1904, 6592, 2544, 7424)).transpose(1, 2, 0))
+        return np.ascontiguousarray(slide.read(0, Window(1904, 6592, 2544, 7424)))
 
 
 @pytest.fixture(scope="module", params=[Precision.F32, Precision.INT8])
@@ -65,14 +63,14 @@ def test_a_pixel_has_the_same_bits_in_any_tile(
     network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int]
 ) -> None:
     prob, dist = (array.copy() for array in network.run(tissue))
-    for y0, x0 in product(*(_starts(side, tile) for side, tile in zip(tissue.shape, shape, strict=False))):
+    for y0, x0 in product(*(_starts(side, tile) for side, tile in zip(tissue.shape[1:], shape, strict=True))):
         y1, x1 = y0 + shape[0], x0 + shape[1]
-        tile_prob, tile_dist = network.run(np.ascontiguousarray(tissue[y0:y1, x0:x1]))
-        core = _core((y0, x0, y1, x1), tissue.shape)
+        tile_prob, tile_dist = network.run(tissue[:, y0:y1, x0:x1])
+        core = _core((y0, x0, y1, x1), tissue.shape[1:])
         here = (slice(core[0], core[2]), slice(core[1], core[3]))
         there = (slice(core[0] - y0 // 2, core[2] - y0 // 2), slice(core[1] - x0 // 2, core[3] - x0 // 2))
         np.testing.assert_array_equal(tile_prob[there], prob[here])
-        np.testing.assert_array_equal(tile_dist[there], dist[here])
+        np.testing.assert_array_equal(tile_dist[:, *there], dist[:, *here])
 
 
 @pytest.mark.parametrize("shape", [(320, 320), (304, 512), (640, 272)])
@@ -80,7 +78,7 @@ def test_a_pixel_has_the_same_bits_in_any_tile(
 def test_a_trimmed_tile_has_the_bits_of_the_whole_one_in_its_core(
     network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int], sides: str
 ) -> None:
-    tile = np.ascontiguousarray(tissue[: shape[0], : shape[1]])
+    tile = tissue[:, : shape[0], : shape[1]]
     trimmed = Sides(*(side == "1" for side in sides))
     prob, dist = (array.copy() for array in network.run(tile))
     trimmed_prob, trimmed_dist = network.run(tile, trimmed=trimmed)
@@ -90,45 +88,11 @@ def test_a_trimmed_tile_has_the_bits_of_the_whole_one_in_its_core(
     assert trimmed_prob.shape == (left.height, left.width)
     core = whole.shrink(HALO_PX // 2, trimmed)
     np.testing.assert_array_equal(trimmed_prob[core.within(left)], prob[core.within(whole)])
-    np.testing.assert_array_equal(trimmed_dist[core.within(left)], dist[core.within(whole)])
-
-
-@pytest.mark.parametrize("sides", [NO_SIDES, Sides(True, True, True, True), Sides(True, False, False, True)])
-def test_a_network_for_one_kind_of_tile_gives_the_bits_of_the_network_for_any(
-    monkeypatch: pytest.MonkeyPatch, tissue: npt.NDArray[np.uint8], sides: Sides
-) -> None:
-    network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
-    tile = np.ascontiguousarray(tissue[:320, :320])
-    first = [array.copy() for array in network.run(tile, trimmed=sides)]
-    monkeypatch.setattr(network_room, "FIXED_AFTER_PX", 2 * 320 * 320)
-    last = network.run(tile, trimmed=sides)
-    assert set(network._fixed) == {((320, 320), sides)}
-    for before, after in zip(first, last, strict=True):
-        np.testing.assert_array_equal(before, after)
-
-
-def test_networks_for_single_shapes_stay_within_their_memory(
-    monkeypatch: pytest.MonkeyPatch, tissue: npt.NDArray[np.uint8]
-) -> None:
-    monkeypatch.setattr(network_room, "FIXED_BYTES", 105 * (256 * 256 + 64 * 64))
-    monkeypatch.setattr(network_room, "FIXED_AFTER_PX", 3 * 64 * 64)
-    network = load_model(default_model(), precision=Precision.INT8, threads=1, limits=LIMITS)
-
-    def run(side: int, times: int) -> set[tuple[int, int]]:
-        for _ in range(times):
-            network.run(np.ascontiguousarray(tissue[:side, :side]))
-        return {shape for shape, _ in network._fixed}
-
-    assert run(64, 2) == set()
-    assert run(64, 1) == {(64, 64)}
-    assert run(256, 3) == {(64, 64), (256, 256)}
-    assert run(240, 4) == {(64, 64), (256, 256)}, "a rival that is no more frequent has to wait"
-    assert run(240, 8) == {(240, 240)}
-    assert run(272, 40) == {(240, 240)}, "what does not fit at all stays with the network for any shape"
+    np.testing.assert_array_equal(trimmed_dist[:, *core.within(left)], dist[:, *core.within(whole)])
 
 
 def test_limits_say_which_pixel_values_the_network_sees_as_0_and_1(tissue: npt.NDArray[np.uint8]) -> None:
-    tile = np.ascontiguousarray(tissue[:256, :256] // 2)
+    tile = tissue[:, :256, :256] // 2
     network = load_model(default_model(), precision=Precision.F32, threads=1, limits=(0.0, 200.0))
     bright = network.run(tile)[0]
     network.set_limits((10.0, 110.0))
@@ -139,7 +103,7 @@ def test_limits_say_which_pixel_values_the_network_sees_as_0_and_1(tissue: npt.N
 
 def test_probabilities_are_between_0_and_1_without_a_warning() -> None:
     network = load_model(default_model(), precision=Precision.F32, threads=1, limits=(0.0, 0.01))
-    prob, _ = network.run(np.full((64, 64, 3), 255, np.uint8))
+    prob, _ = network.run(np.full((3, 64, 64), 255, np.uint8))
     assert prob.dtype == np.float32
     assert 0 <= prob.min() <= prob.max() <= 1
 

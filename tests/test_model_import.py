@@ -46,9 +46,9 @@ def test_the_network_agrees_with_tensorflow(reference: Path, tmp_path: Path) -> 
     known = np.load(Path(__file__).parent / "model_tensorflow.npz")
     import_stardist(reference, tmp_path, ABOUT)
     network = load_model(tmp_path, precision=Precision.F32, threads=1, limits=(0.0, 255.0))
-    prob, dist = network.run(known["image"])
+    prob, dist = network.run(known["image"].transpose(2, 0, 1))
     np.testing.assert_allclose(prob, known["prob"], atol=3e-6, rtol=0)
-    np.testing.assert_allclose(dist, known["dist"], atol=2e-4, rtol=0)
+    np.testing.assert_allclose(dist.transpose(1, 2, 0), known["dist"], atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("group", ["", "model_weights/"])

@@ -26,7 +26,7 @@ def network_output(height_px, width_px, seed=0):
     rng = np.random.default_rng(seed)
     shape = (-(-height_px // 16) * 8, -(-width_px // 16) * 8)
     prob = rng.uniform(0, 1, shape).astype(np.float32)
-    return prob, rng.normal(8, 4, (*shape, 32)).astype(np.float32)
+    return prob, rng.normal(8, 4, (32, *shape)).astype(np.float32)
 
 
 def decode_all(prob, dist, slide, core=None, threshold=0.5):
@@ -42,7 +42,7 @@ def test_candidates_are_points_above_the_threshold_but_for_two_cells_at_the_edge
     ys, xs = np.nonzero(expected)
     np.testing.assert_array_equal(candidates.points_px, 2 * np.stack([ys, xs], axis=1))
     np.testing.assert_array_equal(candidates.prob, prob[ys, xs])
-    np.testing.assert_allclose(candidates.radii_px, np.clip(dist[ys, xs], 1 / 64, 96), atol=1 / 128)
+    np.testing.assert_allclose(candidates.radii_px, np.clip(dist[:, ys, xs].T, 1 / 64, 96), atol=1 / 128)
 
 
 @pytest.mark.parametrize(("side_px", "last_px"), [(64, 58), (61, 58), (59, 58), (50, 48), (49, 48)])
@@ -67,7 +67,7 @@ def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shi
         Window(cut_y, cut_x, 128, 128),
     ):
         y, x = max(core.y0 - shift_px, 0) // 2, max(core.x0 - shift_px, 0) // 2
-        tile = np.ascontiguousarray(prob[y:, x:]), np.ascontiguousarray(dist[y:, x:])
+        tile = np.ascontiguousarray(prob[y:, x:]), np.ascontiguousarray(dist[:, y:, x:])
         found.append(decode(*tile, origin_px=(2 * y, 2 * x), core=core, slide=slide, threshold=0.5))
     together = Candidates.concatenate(found)
     whole = decode_all(prob, dist, slide)
@@ -76,8 +76,8 @@ def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shi
 
 
 def test_radii_beyond_the_longest_are_clipped_and_counted():
-    prob, dist = np.ones((8, 8), np.float32), np.full((8, 8, 32), 5, np.float32)
-    dist[4, 4, 7], dist[5, 4, 7] = 1e6, -3
+    prob, dist = np.ones((8, 8), np.float32), np.full((32, 8, 8), 5, np.float32)
+    dist[7, 4, 4], dist[7, 5, 4] = 1e6, -3
     candidates = decode_all(prob, dist, Window(0, 0, 16, 16))
     assert candidates.radii_px.max() == MAX_RADIUS_PX
     assert candidates.radii_px.min() == 1 / 64

@@ -46,7 +46,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         began = time.perf_counter()
         with tally.timed("network"):
             sides = run.tiling.whole_halo(core)
-            prob, dist = network.run(np.ascontiguousarray(pixels.transpose(1, 2, 0)), trimmed=sides)
+            prob, dist = network.run(pixels, trimmed=sides)
             around = around.shrink(network.trimmed_px, sides)
         with tally.timed("decode"):
             candidates = decode(

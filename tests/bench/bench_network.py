@@ -22,7 +22,7 @@ import numpy as np
 from microtome.cpu import cores, machine_record, runs
 from microtome.grid import Sides
 from microtome.model import Precision, default_model, read_card
-from microtome.network import FIXED_AFTER_PX, load_model
+from microtome.network import load_model
 
 SIDES_PX = (512, 1024, 1216, 1568, 2048, 2240)
 QUICK_SIDES_PX = (512, 1216)
@@ -122,20 +122,19 @@ def _work(
     barrier: Barrier,
     answers: "multiprocessing.queues.Queue[tuple[float, list[float], float, int]]",
 ) -> None:
-    tile = np.random.default_rng(0).integers(90, 256, (side_px, side_px, 3), dtype=np.uint8)
+    tile = np.random.default_rng(0).integers(90, 256, (3, side_px, side_px), dtype=np.uint8)
     began = time.perf_counter()
     network = load_model(default_model(), precision=precision, threads=threads, limits=(0.0, 255.0))
-    for _ in range(-(-FIXED_AFTER_PX // side_px**2)):
-        prob, _ = network.run(tile, trimmed=INSIDE)
+    prob, _ = network.run(tile, trimmed=INSIDE)
     load_s = time.perf_counter() - began
     rates = []
     for _ in range(ROUNDS):
-        times = -(-PX_PER_ROUND // tile[..., 0].size)
+        times = -(-PX_PER_ROUND // tile[0].size)
         barrier.wait()
         began = time.perf_counter()
         for _ in range(times):
             network.run(tile, trimmed=INSIDE)
-        rates.append(times * tile[..., 0].size / 1e6 / (time.perf_counter() - began))
+        rates.append(times * tile[0].size / 1e6 / (time.perf_counter() - began))
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     answers.put((float(prob.sum()), rates, load_s, peak_bytes))
 

@@ -22,7 +22,7 @@ from microtome.slides import open_slide
 from microtome.submit import PrefectApi
 from tests.deployments.labs import OF_AN_INSTALLATION, TOKEN
 from tests.infra.dashboards import queries
-from tests.infra.prometheus import FILES, ROOT, Prometheus, not_told_apart, running
+from tests.infra.prometheus import FILES, ROOT, Prometheus, answers, not_told_apart, running
 from tests.s3 import free_port
 from tests.waiting import until
 
@@ -53,7 +53,7 @@ def configured(lab, prometheus_program, node_exporter_program, tmp_path_factory)
     folder = tmp_path_factory.mktemp("prometheus")
     pages = f"http://127.0.0.1:{lab.given['MICROTOME_DASK_PAGES_PORT']}"
     identity = f"{pages}/json/identity.json"
-    until(lambda: httpx.get(identity, timeout=30).json()["n_workers"] == 2, within_s=60)
+    until(lambda: answers(identity) and httpx.get(identity, timeout=30).json()["n_workers"] == 2, within_s=60)
     workers = httpx.get(identity, timeout=30).json()["workers"].values()
     targets = [f"127.0.0.1:{worker['services']['dashboard']}" for worker in workers]
     (folder / "workers.json").write_text(json.dumps([{"targets": targets}]))
