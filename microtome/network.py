@@ -14,11 +14,6 @@ from microtome.trimming import NO_SIDES, SIDES_INPUT, trim
 if TYPE_CHECKING:
     import openvino
 
-type Shape = tuple[int, int]
-"""(height, width) of a tile, halo included, network px; multiples of the card's `align_px`."""
-type Kind = tuple[Shape, Sides]
-"""Shape of a tile and which of its sides are trimmed."""
-
 
 class Network:
     """A model ready to run on tiles of any shape; for one thread at a time.

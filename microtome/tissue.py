@@ -206,7 +206,15 @@ def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plan
 
     A piece of ink is large and smooth, and most of what lies around it is glass.
     """
-    ink = _has_hue_of_ink(rgb, glass)
+    core = _pieces_of_ink(_has_hue_of_ink(rgb, glass), roughness, stained, pixel_um2)
+    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
+    # What is wider than a rim is tissue.
+    wide = cv2.morphologyEx(stained & ~core, cv2.MORPH_OPEN, np.ones((2 * RIM_PX - 1,) * 2, np.uint8))
+    return core | (_grow(core, RIM_PX) & ~_grow(wide.astype(bool), 1))
+
+
+def _pieces_of_ink(ink: Mask, roughness: Plane, stained: Plane, pixel_um2: float) -> Mask:
+    """The large and smooth pieces of what has the hue of ink that lie on glass, without their rims."""
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(
         (ink & (roughness <= INK_RANGE)).astype(np.uint8), connectivity=4
     )
@@ -217,11 +225,7 @@ def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plan
             height, width = (int(stats[piece, size]) for size in (cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH))
             box = slice(y0, y0 + height + 12), slice(x0, x0 + width + 12)
             beside[piece] = _glass_around(pieces[box] == piece, ink[box], stained[box]) >= 0.5
-    core: Mask = beside[pieces]
-    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
-    # What is wider than a rim is tissue.
-    wide = cv2.morphologyEx(stained & ~core, cv2.MORPH_OPEN, np.ones((2 * RIM_PX - 1,) * 2, np.uint8))
-    return core | (_grow(core, RIM_PX) & ~_grow(wide.astype(bool), 1))
+    return np.asarray(beside[pieces])
 
 
 def _has_hue_of_ink(rgb: Plane, glass: Glass) -> Mask:
