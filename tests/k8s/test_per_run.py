@@ -124,6 +124,7 @@ def test_a_run_whose_pod_dies_goes_on_with_its_cluster_which_ends_with_the_run(
     nothing_left(per_run, run)
 
 
+@pytest.mark.fault
 def test_the_cluster_of_a_cancelled_run_goes(per_run, small_slide):
     run = per_run.submit(small_slide, "s3://results/per-run-cancelled")
     assert made(per_run, run)["spec"]["worker"]["replicas"] == 1
@@ -133,6 +134,7 @@ def test_the_cluster_of_a_cancelled_run_goes(per_run, small_slide):
     assert per_run.ended(run, 60)["type"] == "CANCELLED"
 
 
+@pytest.mark.fault
 def test_the_cluster_of_a_run_whose_pod_dies_for_good_goes_when_it_is_idle(per_run, small_slide):
     run = per_run.submit(small_slide, "s3://results/per-run-died")
     cluster = made(per_run, run)
