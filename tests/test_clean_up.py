@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from botocore.exceptions import EndpointConnectionError
 
 import microtome
-from flows.clean_up import clean_up, newest_s, results_below
+from flows.clean_up import clean_up, is_given_up, newest_s, results_below
+from microtome.store import PUBLISHED
 
 DAY_S = 86_400
 
@@ -69,3 +71,13 @@ def test_deployments_have_the_version_of_the_package():
     deployments = yaml.safe_load(text)["deployments"]
     assert {deployment["version"] for deployment in deployments} == {microtome.__version__}
     assert all(deployment["enforce_parameter_schema"] for deployment in deployments)
+
+
+def test_what_a_store_that_is_away_does_not_tell_is_not_taken_for_unfinished(s3):
+    folder = s3.make_bucket("results") / "a.ome.zarr"
+    result(folder, "plan.json", "manifest/publish.json")
+    (store,) = results_below("s3://results")
+    assert not is_given_up(store, time.time())
+    s3.stop()
+    with pytest.raises(EndpointConnectionError):
+        store.is_closed(PUBLISHED)
