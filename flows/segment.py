@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -17,7 +18,7 @@ from microtome.errors import MicrotomeError, SlideReplaced
 from microtome.inbox import look
 from microtome.model import find_model, read_card
 from microtome.options import Options
-from microtome.pipeline import State, prepare, result_uri, stages_of
+from microtome.pipeline import State, prepare, result_uri, steps_of
 from microtome.report.summary import Summary, read_summary
 from microtome.stages.run import Run
 from tasks.chunk import chunk
@@ -87,10 +88,10 @@ def segment_slide(
             with (
                 scheduler_for(run, scheduler) as address,
                 connect(ClusterSpec(scheduler=address)) as cluster,
-                stages_of(prepared, claim) as order,
+                steps_of(prepared, claim) as steps,
             ):
-                for stage in order:
-                    TASKS[stage.NAME](run, cluster)
+                for step in steps:
+                    cluster.at_once([partial(TASKS[stage.NAME], run, cluster) for stage in step])
         summary = read_summary(run.store)
         show_summary(run, summary)
         return summary

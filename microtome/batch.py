@@ -83,7 +83,7 @@ def segment_slides(
 def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, overwrite: bool) -> Outcome:
     began = time.perf_counter()
     try:
-        if not is_published(slide, folder):
+        if overwrite or not is_published(slide, folder):
             shared.begin()
         with claimed(result_uri(slide, folder), lambda: _say_waiting(slide)) as claim:
             prepared = prepare(slide, folder, options, overwrite=overwrite)

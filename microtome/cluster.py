@@ -1,9 +1,14 @@
 """The only module that knows Dask: connect or start, fan out, collect small records, cancel."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, repeat
 from typing import Any
 
 import dask
@@ -13,12 +18,15 @@ from distributed.utils import thread_state  # type: ignore[attr-defined]  # not 
 
 from microtome import forks
 from microtome.cpu import cores
-from microtome.errors import ClusterUnreachable, MicrotomeError, OptionError, WorkersDied
+from microtome.errors import ClusterUnreachable, MicrotomeError, OptionError, StoppedBeside, WorkersDied
 
 RETRIES = 2
 """A shard that fails for no fault of the user's runs again this often, on any worker."""
 
 CONNECT_S = 20
+COST_S = 1e-6
+"""A unit of cost weighs as much as so many seconds of having come earlier."""
+
 RECONNECT_S = 300
 """A scheduler that is lost may come back in another pod, on another node, after its image."""
 
@@ -51,6 +59,9 @@ class Cluster:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._began_s = time.time()
+        self._running: set[Future[Any]] = set()
+        self._is_stopped = False
 
     @property
     def slots(self) -> int:
@@ -61,6 +72,27 @@ class Cluster:
     def client(self) -> Client:
         return self._client
 
+    def at_once(self, works: Sequence[Callable[[], object]]) -> None:
+        """Call functions that fan out, each in a thread of its own, with what the context holds here.
+
+        The first error is raised, once tasks of the others that have begun have ended: nothing is written
+        any more. What has not begun is cancelled.
+        """
+        if len(works) == 1:
+            works[0]()
+            return
+        try:
+            with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
+                calls = [threads.submit(copy_context().run, work) for work in works]
+                try:
+                    for call in futures.as_completed(calls):
+                        call.result()
+                except BaseException as error:
+                    self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
+                    raise
+        finally:
+            self._is_stopped = False
+
     def fan_out[T](
         self,
         work: Callable[..., T],
@@ -68,32 +100,57 @@ class Cluster:
         on_done: Callable[[T], None],
         *,
         name: str,
-        priority: int = 0,
+        costs: Sequence[float] = (),
     ) -> None:
         """Run `work(*call)` for every call; `on_done` gets each result, in order of completion.
 
         The first error cancels what has not begun and is raised as it came from the worker.
         A worker that dies takes nothing with it: its task runs again elsewhere.
 
+        Clients of one scheduler are served in the order in which they came. Of what a client fans out
+        at once, that on which least was spent so far is next, by `costs`: what each call takes, in any
+        unit (all in less than 1 million). Calls without costs go first.
+
         Raises
         ------
         WorkersDied
             If a task took down as many workers as Dask's `allowed-failures` permits.
+        StoppedBeside
+            If another function of the same `at_once` has failed.
         """
-        with self._client.as_current():
-            futures = [
-                self._client.submit(
-                    _attempt, work, call, key=f"{name}-{call}", pure=False, retries=RETRIES, priority=priority
-                )
-                for call in calls
-            ]
-            try:
-                for future in as_completed(futures):
-                    on_done(_result_of(future))
-                    # A finished future that is held would run again should its worker die.
-                    future.release()
-            finally:
-                self._client.cancel([future for future in futures if not future.done()], force=True)
+        keys = [f"{name}-{call}" for call in calls]
+        spent = accumulate(costs, initial=0.0) if costs else repeat(0.0)
+        priority = {key: -self._began_s - before * COST_S for key, before in zip(keys, spent, strict=False)}
+        # At once: of tasks that come one by one, Dask gives the first to workers that are busy.
+        tasks = self._client.map(
+            partial(_attempt, work),
+            calls,
+            key=keys,
+            pure=False,
+            retries=RETRIES,
+            priority=priority.__getitem__,  # type: ignore[arg-type]  # of the key, as in dask.annotate
+        )
+        mine = set(tasks)
+        self._running |= mine
+        try:
+            for future in as_completed(mine, loop=self._client.loop):
+                if self._is_stopped and future.cancelled():
+                    continue
+                on_done(_result_of(future))
+                # A finished future that is held would run again should its worker die.
+                future.release()
+            if self._is_stopped:
+                raise StoppedBeside(name)
+        finally:
+            self._running -= mine
+            self._client.cancel([future for future in mine if not future.done()], force=True)
+
+    def _stop(self, *, let_end: bool) -> None:
+        """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
+        self._is_stopped = True
+        begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
+        left = [future for future in self._running if not future.done() and future.key not in begun]
+        self._client.cancel(left, force=True)
 
 
 class Abandoned(BaseException):
@@ -138,9 +195,15 @@ def _result_of(future: "Future[Any]") -> Any:  # Any: Dask does not type its fut
     return result
 
 
-def _fork_workers() -> None:
-    """Have Dask fork its workers from the process of `forks`."""
-    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+def _configure() -> None:
+    """Have Dask fork its workers from the process of `forks`, and hand each one task at a time."""
+    dask.config.set(
+        {
+            "distributed.worker.multiprocessing-method": "forkserver",
+            # A worker that holds a second task keeps it from the idle, and from one of higher priority.
+            "distributed.scheduler.worker-saturation": 1.0,
+        }
+    )
     # Dask would preload pandas and whatever else it knows, and import it here too.
     distributed.utils._forkserver_preload_set = True
     forks.start()
@@ -164,7 +227,7 @@ def connect(spec: ClusterSpec) -> Iterator[Cluster]:
             # Dask has one timeout for both; a wrong address is told soon, a lost scheduler is waited for.
             client._timeout = RECONNECT_S
         else:
-            _fork_workers()
+            _configure()
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="microtome-dask-"))
             own = LocalCluster(
                 n_workers=spec.workers or cores(),

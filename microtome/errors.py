@@ -65,6 +65,17 @@ class WorkersDied(MicrotomeError):
         )
 
 
+class StoppedBeside(MicrotomeError):
+    """A stage that ran beside this one has failed, and says why."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} was stopped: what ran beside it has failed. What is finished is kept"
+
+
 class SlideDamaged(MicrotomeError):
     """All tiles of the slide that cannot be decoded, found by reading it to its end."""
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from microtome import stages
 from microtome.claim import Claim
@@ -18,7 +19,7 @@ from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
 from microtome.store import ResultStore, is_published, result_uri
 
-__all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "stages_of"]
+__all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "steps_of"]
 
 
 class State(StrEnum):
@@ -78,17 +79,17 @@ def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard, claim: Claim
     Raises
     ------
     ClaimLost, SlideChanged, SlideDamaged
-        As `stages_of` says.
+        As `steps_of` says.
     """
-    with stages_of(prepared, claim or Claim()) as order:
-        for stage in order:
-            stage.run(prepared.run, cluster, on_shard)
+    with steps_of(prepared, claim or Claim()) as steps:
+        for step in steps:
+            cluster.at_once([partial(stage.run, prepared.run, cluster, on_shard) for stage in step])
     return read_summary(prepared.run.store)
 
 
 @contextmanager
-def stages_of(prepared: Prepared, claim: Claim) -> Iterator[Iterator[stages.Stage]]:
-    """The stages in their order, for a block that runs each: what must hold is checked before it gets one.
+def steps_of(prepared: Prepared, claim: Claim) -> Iterator[Iterator[tuple[stages.Stage, ...]]]:
+    """The steps in their order, for a block that runs each: what must hold is checked before it gets one.
 
     Raises
     ------
@@ -111,12 +112,12 @@ def stages_of(prepared: Prepared, claim: Claim) -> Iterator[Iterator[stages.Stag
         raise
 
 
-def _checked(prepared: Prepared, claim: Claim) -> Iterator[stages.Stage]:
-    for stage in stages.ORDER:
+def _checked(prepared: Prepared, claim: Claim) -> Iterator[tuple[stages.Stage, ...]]:
+    for step in stages.STEPS:
         claim.check(prepared.run.store.uri)
-        if stage is stages.publish:
+        if stages.publish in step:
             _check_slide(prepared)
-        yield stage
+        yield step
 
 
 def _check_slide(prepared: Prepared) -> None:

@@ -1,5 +1,6 @@
 """The colours of a slide as a whole: brightfield or not, and the limits of its normalisation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -16,7 +17,9 @@ from microtome.tissue_mask import TissueMask
 BLOCK_PX = 1024
 """Limits are measured on squares of this side, level-0 px."""
 MOST_BLOCKS = 128
-"""134 MP: about a second."""
+"""134 MP: about a second of a core."""
+READERS = 4
+"""Squares are read and counted by so many threads: a store far away answers them at once."""
 GLANCE_PX = 1024
 """Longer side of the overview that shows whether a slide is brightfield."""
 
@@ -104,13 +107,17 @@ def _blocks(slide: Slide, tissue: TissueMask) -> tuple[Window, ...]:
 
 def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:
     """(256,) int64: how often each value occurs, all channels together, black filling left out."""
-    counts = np.zeros(256, np.int64)
-    for window in windows:
+
+    def count(window: Window) -> Ints:
         rgb = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0))
         black = cv2.inRange(rgb, (0, 0, 0), (BLACK, BLACK, BLACK)).astype(bool)
-        counts += _histogram(rgb)
-        if black.any():
-            counts -= _histogram(np.ascontiguousarray(rgb[black]))
+        counts = _histogram(rgb)
+        return counts - _histogram(np.ascontiguousarray(rgb[black])) if black.any() else counts
+
+    counts = np.zeros(256, np.int64)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="limits") as readers:
+        for block in readers.map(count, windows):
+            counts += block
     return counts
 
 

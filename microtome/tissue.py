@@ -13,6 +13,7 @@ the same mask anywhere.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -154,8 +155,8 @@ def find_glass(rgb: Plane, roughness: Plane) -> Glass:
     The brightest, as even pale tissue may cover more than glass does. Filling is not glass.
     A field without glass is judged against neutral white.
     """
-    low, high = rgb.min(axis=2), rgb.max(axis=2)
-    tint = high - low
+    low = _least(rgb)
+    tint = _most(rgb) - low
     even = (roughness <= EVEN_RANGE) & (tint <= GLASS_CHROMA)
     even |= (roughness <= CALM_RANGE) & (tint <= CALM_CHROMA)
     pixels = rgb[even & (roughness > 0) & (low >= 150) & (low < 254)].astype(np.int16)
@@ -179,7 +180,7 @@ def _roughness(rgb: Plane) -> Plane:
     for y in range(0, len(rgb), BAND_PX):
         first = max(y - 1, 0)
         band = rgb[first : y + BAND_PX + 1]
-        spread = (cv2.dilate(band, square) - cv2.erode(band, square)).max(axis=2)
+        spread = _most(cv2.dilate(band, square) - cv2.erode(band, square))
         roughness[y : y + BAND_PX] = spread[y - first :][:BAND_PX]
     return roughness
 
@@ -195,10 +196,20 @@ def _chroma(rgb: Plane, glass: Glass) -> Plane:
     for y in range(0, len(rgb), BAND_PX):
         band = rgb[y : y + BAND_PX]
         darker = offset - band
-        spread = darker.max(axis=2) - darker.min(axis=2)
-        spread[(band.min(axis=2) >= 254) | (band.max(axis=2) <= 16)] = 0
+        spread = _most(darker) - _least(darker)
+        spread[(_least(band) >= 254) | (_most(band) <= 16)] = 0
         chroma[y : y + BAND_PX] = np.minimum(spread, 255)
     return chroma
+
+
+def _least(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The least channel of each pixel; `min(axis=2)` takes five times as long."""
+    return np.asarray(np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
+
+
+def _most(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The greatest channel of each pixel."""
+    return np.asarray(np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
 
 
 def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plane, pixel_um2: float) -> Mask:

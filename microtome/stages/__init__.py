@@ -23,4 +23,5 @@ class Stage(Protocol):
         ...
 
 
-ORDER: tuple[Stage, ...] = (chunk, infer, stitch, pyramid, export, publish)
+STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer), (stitch,), (pyramid, export), (publish,))
+"""Stages of one step need nothing of each other, and run at once."""

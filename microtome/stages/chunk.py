@@ -20,7 +20,11 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     """Pixels of every shard that the manifest lacks; of none where the plan keeps no pixels."""
     specs = image_arrays(run.plan)
     calls = [(shard.index,) for shard in specs[0].grid] if specs else []
-    return stage_report(NAME, sweep(run, cluster, NAME, chunk_shard, calls, on_shard))
+
+    def cost(index: int) -> float:
+        return specs[0].grid[index].window.area_px / 1e6
+
+    return stage_report(NAME, sweep(run, cluster, NAME, chunk_shard, calls, on_shard, cost=cost))
 
 
 def chunk_shard(run: Run, index: int, tally: Tally) -> None:

@@ -84,9 +84,11 @@ def sweep(
     calls: Sequence[tuple[Any, ...]],
     on_shard: OnShard,
     *,
-    priority: int = 0,
+    cost: Callable[[int], float] | None = None,
 ) -> Swept:
     """Do every call `(shard index, *more)` that the manifest lacks.
+
+    `cost` of a shard is what it takes, in MP of `chunk`: of stages that run at once, each gets its share.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def sweep(
         [(run.ref, name, work, *call) for call in left],
         done,
         name=f"{prefix}-{run.ref}",
-        priority=priority,
+        costs=[cost(call[0]) for call in left] if cost else (),
     )
     if unread and run.plan.slide.on_bad_tile == "fail":
         first = min(unread)

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet
@@ -21,8 +22,10 @@ def run_plan(plan, folder: Path, cluster) -> ResultStore:
     """Every stage of a plan into a new result."""
     store = ResultStore(str(folder))
     store.put("plan.json", plan.to_json())
-    for stage in stages.ORDER:
-        stage.run(Run(plan, store), cluster, lambda progress: None)
+    for step in stages.STEPS:
+        cluster.at_once(
+            [partial(stage.run, Run(plan, store), cluster, lambda progress: None) for stage in step]
+        )
     return store
 
 
@@ -43,12 +46,12 @@ def outlines(store: ResultStore) -> list[shapely.Polygon]:
 
 
 class ShuffledCluster(Cluster):
-    """Hands out shards in random order, whatever their priority."""
+    """Hands out shards in random order, whatever they cost."""
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
         super().__init__(cluster.client)
         self._random = random.Random(seed)
 
-    def fan_out(self, work, calls, on_done, *, name, priority=0):
+    def fan_out(self, work, calls, on_done, *, name, costs=()):
         shuffled = self._random.sample(list(calls), len(calls))
         super().fan_out(work, shuffled, on_done, name=name)

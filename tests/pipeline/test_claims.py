@@ -72,5 +72,5 @@ def test_a_run_that_lost_its_claim_leaves_the_result_to_the_other(field, cluster
     with pytest.raises(ClaimLost):
         finish(prepared, cluster, lost_at_the_first_pixels, claim)
     store = prepared.run.store
-    assert store.stages() == ("chunk",), "no stage after the one in which it was lost"
+    assert store.stages() == ("chunk", "infer"), "no step after the one in which it was lost"
     assert not store.is_closed("publish")

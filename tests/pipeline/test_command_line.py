@@ -12,6 +12,7 @@ from microtome.grid import Window
 from microtome.ngff import image_arrays
 from microtome.plan import Plan
 from microtome.store import ResultStore
+from tests.damaged import damaged_copy
 from tests.pipeline.conftest import write_png
 from tests.pipeline.runs import digests
 
@@ -47,11 +48,7 @@ def scene(tissue, tmp_path_factory):
     tifffile.imwrite(
         folder / "absurd.tif", tissue, tile=(256, 256), resolution=(10, 10), resolutionunit="CENTIMETER"
     )
-    damaged = bytearray(whole.read_bytes())
-    with tifffile.TiffFile(whole) as tif:
-        offset, count = tif.pages[0].dataoffsets[7], tif.pages[0].databytecounts[7]
-    damaged[offset + count // 3 : offset + count] = b"\xff" * (count - count // 3)
-    (folder / "damaged.tif").write_bytes(bytes(damaged))
+    damaged_copy(whole, folder / "damaged.tif", 7)
     (folder / "model").mkdir()
     (folder / "model" / "model.json").write_text('{"name": "broken"}')
     return folder
