@@ -12,6 +12,7 @@ the same mask anywhere.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from microtome.arrays import Mask, Pixels
+from microtome.arrays import Ints, Mask, Pixels
 from microtome.slides.base import Mpp, Slide
 from microtome.slides.overview import overview_bands, overview_downsample
 from microtome.tissue_mask import TissueMask, fit_cell
@@ -60,7 +61,7 @@ INK_RANGE = 12
 RIM_PX = 4
 """Ink runs out over at most so many pixels."""
 
-BAND_PX = 1024
+BAND_PX = 256
 """Overviews are worked on in bands of so many rows, as int16 copies of a whole one are large."""
 
 type Plane = npt.NDArray[np.uint8]
@@ -120,24 +121,35 @@ def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
     glass = find_glass(rgb, roughness)
     chroma = _chroma(rgb, glass)
     chroma[roughness == 0] = 0  # filling, of whatever colour: the scanner has no two equal pixels
-    stained = (chroma >= glass.least_chroma).astype(np.uint8)
-    stained[_ink_beside_tissue(rgb, roughness, glass, stained, pixel_um2)] = 0
-    excess = np.maximum(chroma, glass.least_chroma) - np.uint8(glass.least_chroma)
-    return _without_specks(stained, excess, LEAST_STAIN_UM2 / pixel_um2)
+    ink = _has_hue_of_ink(rgb, glass)
+    smooth_ink = roughness <= INK_RANGE
+    smooth_ink &= ink
+    del pixels, rgb, roughness  # to find pieces takes six times a plane: 160 MB on the largest slides
+    core = _pieces_of_ink(ink, smooth_ink, chroma, glass, pixel_um2)
+    del ink, smooth_ink
+    stained = (chroma >= glass.least_chroma).view(np.uint8)
+    stained[_with_rims(core, stained)] = 0
+    del core
+    np.maximum(chroma, glass.least_chroma, out=chroma)
+    chroma -= np.uint8(glass.least_chroma)
+    return _without_specks(stained, chroma, LEAST_STAIN_UM2 / pixel_um2)
 
 
 def _shrunk_overview(slide: Slide, downsample: int, factor: int) -> Pixels:
     """Averages over squares of `factor` px of the overview, which is never in memory as a whole."""
-    shrunk, left = [], np.empty((0, 0, 3), np.uint8)
+    finest, side_px = slide.levels[0], downsample * factor
+    shrunk = np.empty((-(-finest.height_px // side_px), -(-finest.width_px // side_px), 3), np.uint8)
+    done, left = 0, np.empty((0, 0, 3), np.uint8)
     for band in overview_bands(slide, downsample):
         rows = np.concatenate([left, band]) if len(left) else band
         whole = len(rows) // factor * factor
         if whole:
-            shrunk.append(_shrink(rows[:whole], factor))
+            shrunk[done : done + whole // factor] = _shrink(rows[:whole], factor)
+            done += whole // factor
         left = rows[whole:]
     if len(left):
-        shrunk.append(_shrink(left, factor))
-    return np.concatenate(shrunk).transpose(2, 0, 1)
+        shrunk[done:] = _shrink(left, factor)
+    return shrunk.transpose(2, 0, 1)
 
 
 def _shrink(rgb: Plane, factor: int) -> Plane:
@@ -155,22 +167,47 @@ def find_glass(rgb: Plane, roughness: Plane) -> Glass:
     The brightest, as even pale tissue may cover more than glass does. Filling is not glass.
     A field without glass is judged against neutral white.
     """
+    bands = [slice(y, y + BAND_PX) for y in range(0, len(rgb), BAND_PX)]
+    even = np.concatenate([_may_be_glass(rgb[band], roughness[band]) for band in bands])
+    found = np.count_nonzero(even)
+    if found < max(LEAST_GLASS * even.size, LEAST_GLASS_PX):
+        return Glass((255, 255, 255), MOST_CHROMA)
+    # Counted by value, never collected: glass may be most of the slide.
+    counts = _counts(rgb[band][even[band], 1] for band in bands)
+    near = np.convolve(counts, np.ones(5, np.int64), mode="same")
+    brightest = int(np.flatnonzero(near >= found // 10).max())
+    mode = brightest - 8 + int(counts[brightest - 8 : brightest + 1].argmax())
+    for band in bands:
+        even[band] &= np.abs(rgb[band, :, 1].astype(np.int16) - mode) <= 4
+    red, green, blue = (
+        _value_at(_counts(rgb[band][even[band], channel] for band in bands), 0.5) for channel in range(3)
+    )
+    darker = (np.array([red, green, blue], np.int16) - rgb[band][even[band]] for band in bands)
+    noise = _value_at(_counts(_most(band) - _least(band) for band in darker), 0.99)
+    return Glass((red, green, blue), noise)
+
+
+def _may_be_glass(rgb: Plane, roughness: Plane) -> Mask:
+    """(y, x) bool: the pixels that are even, bright and nearly colourless, and no filling."""
     low = _least(rgb)
     tint = _most(rgb) - low
     even = (roughness <= EVEN_RANGE) & (tint <= GLASS_CHROMA)
     even |= (roughness <= CALM_RANGE) & (tint <= CALM_CHROMA)
-    pixels = rgb[even & (roughness > 0) & (low >= 150) & (low < 254)].astype(np.int16)
-    if len(pixels) < max(LEAST_GLASS * low.size, LEAST_GLASS_PX):
-        return Glass((255, 255, 255), MOST_CHROMA)
-    counts = np.bincount(pixels[:, 1], minlength=256)
-    near = np.convolve(counts, np.ones(5, np.int64), mode="same")
-    brightest = int(np.flatnonzero(near >= len(pixels) // 10).max())
-    mode = brightest - 8 + int(counts[brightest - 8 : brightest + 1].argmax())
-    samples = pixels[np.abs(pixels[:, 1] - mode) <= 4]
-    red, green, blue = (int(value) for value in np.percentile(samples, 50, axis=0, method="lower"))
-    darker = np.array([red, green, blue], np.int16) - samples
-    spread = darker.max(axis=1) - darker.min(axis=1)
-    return Glass((red, green, blue), int(np.percentile(spread, 99, method="lower")))
+    return np.asarray(even & (roughness > 0) & (low >= 150) & (low < 254))
+
+
+def _counts(bands: Iterable[npt.NDArray[Any]]) -> Ints:
+    """(256,) int64: how often each value occurs in them."""
+    counts = np.zeros(256, np.int64)
+    for values in bands:
+        counts += np.bincount(values, minlength=256)
+    return counts
+
+
+def _value_at(counts: Ints, share: float) -> int:
+    """The value at that share, 0..1, of all counted ones in order; the lower one between two."""
+    running = np.cumsum(counts)
+    return int(np.searchsorted(running, int((running[-1] - 1) * share), side="right"))
 
 
 def _roughness(rgb: Plane) -> Plane:
@@ -212,30 +249,35 @@ def _most(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
 
 
-def _ink_beside_tissue(rgb: Plane, roughness: Plane, glass: Glass, stained: Plane, pixel_um2: float) -> Mask:
-    """Where coloured pen marks lie on glass; tissue under a mark, or in doubt, is not ink.
+def _with_rims(core: Mask, stained: Plane) -> Mask:
+    """Pieces of ink with their rims.
 
-    A piece of ink is large and smooth, and most of what lies around it is glass.
+    The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
     """
-    core = _pieces_of_ink(_has_hue_of_ink(rgb, glass), roughness, stained, pixel_um2)
-    # The rim of a stroke is a mix of ink and glass: too rough for ink, too coloured for glass.
+    if not core.any():
+        return core
     # What is wider than a rim is tissue.
     wide = cv2.morphologyEx(stained & ~core, cv2.MORPH_OPEN, np.ones((2 * RIM_PX - 1,) * 2, np.uint8))
     return core | (_grow(core, RIM_PX) & ~_grow(wide.astype(bool), 1))
 
 
-def _pieces_of_ink(ink: Mask, roughness: Plane, stained: Plane, pixel_um2: float) -> Mask:
-    """The large and smooth pieces of what has the hue of ink that lie on glass, without their rims."""
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(
-        (ink & (roughness <= INK_RANGE)).astype(np.uint8), connectivity=4
-    )
+def _pieces_of_ink(ink: Mask, smooth_ink: Mask, chroma: Plane, glass: Glass, pixel_um2: float) -> Mask:
+    """Where coloured pen marks lie on glass, without their rims.
+
+    Tissue under a mark, or in doubt, is not ink. `ink` is what has its hue; a piece of it is large and
+    smooth, and most of what lies around it is glass.
+    """
+    if np.count_nonzero(smooth_ink) * pixel_um2 < INK_UM2:
+        return np.zeros(ink.shape, bool)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(smooth_ink.view(np.uint8), connectivity=4)
     beside = np.zeros(count, bool)
     for piece in range(1, count):
         if stats[piece, cv2.CC_STAT_AREA] * pixel_um2 >= INK_UM2:
             y0, x0 = (max(0, int(stats[piece, edge]) - 6) for edge in (cv2.CC_STAT_TOP, cv2.CC_STAT_LEFT))
             height, width = (int(stats[piece, size]) for size in (cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH))
             box = slice(y0, y0 + height + 12), slice(x0, x0 + width + 12)
-            beside[piece] = _glass_around(pieces[box] == piece, ink[box], stained[box]) >= 0.5
+            stained = chroma[box] >= glass.least_chroma
+            beside[piece] = _glass_around(pieces[box] == piece, ink[box], stained) >= 0.5
     return np.asarray(beside[pieces])
 
 
@@ -255,7 +297,7 @@ def _has_hue_of_ink(rgb: Plane, glass: Glass) -> Mask:
     return ink
 
 
-def _glass_around(piece: Mask, ink: Mask, stained: Plane) -> float:
+def _glass_around(piece: Mask, ink: Mask, stained: Mask) -> float:
     """Share of glass in what lies 5 to 6 px off a piece of ink, other ink left out."""
     near = _grow(piece, 4)
     ring = _grow(near, 2) & ~near & ~ink
