@@ -87,7 +87,7 @@ class Lab:
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
             # Runs that died are found by their silence (automations.yaml).
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-            # A worker that holds a second task keeps it from the idle, and from one of higher priority.
+            # A worker that holds a second task keeps it from the idle, and from one that is more urgent.
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
             "MICROTOME_SCHEDULER": self.scheduler,
             "MICROTOME_SOURCES": str(self.state / "slides"),

@@ -1,5 +1,6 @@
 """The command line: parse, call, show; no logic of its own."""
 
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -269,6 +270,8 @@ def main() -> None:
             _fail(f"error: {error}", USERS_MISTAKE)
         except Interrupted:
             _fail("interrupted; what is finished is kept: to go on, give the same command again", INTERRUPTED)
+        finally:
+            gc.freeze()  # or the interpreter looks through a million objects before it ends: 0.2 s
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

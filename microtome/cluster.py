@@ -23,6 +23,9 @@ from microtome.errors import ClusterUnreachable, MicrotomeError, OptionError, St
 RETRIES = 2
 """A shard that fails for no fault of the user's runs again this often, on any worker."""
 
+ONE_TASK_AT_A_TIME = {"distributed.scheduler.worker-saturation": 1.0}
+"""For a scheduler. A worker that holds a second task keeps it from the idle, and from a more urgent one."""
+
 CONNECT_S = 20
 COST_S = 1e-6
 """A unit of cost weighs as much as so many seconds of having come earlier."""
@@ -197,13 +200,7 @@ def _result_of(future: "Future[Any]") -> Any:  # Any: Dask does not type its fut
 
 def _configure() -> None:
     """Have Dask fork its workers from the process of `forks`, and hand each one task at a time."""
-    dask.config.set(
-        {
-            "distributed.worker.multiprocessing-method": "forkserver",
-            # A worker that holds a second task keeps it from the idle, and from one of higher priority.
-            "distributed.scheduler.worker-saturation": 1.0,
-        }
-    )
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver", **ONE_TASK_AT_A_TIME})
     # Dask would preload pandas and whatever else it knows, and import it here too.
     distributed.utils._forkserver_preload_set = True
     forks.start()

@@ -110,9 +110,11 @@ def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:
 
     def count(window: Window) -> Ints:
         rgb = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0))
-        black = cv2.inRange(rgb, (0, 0, 0), (BLACK, BLACK, BLACK)).astype(bool)
         counts = _histogram(rgb)
-        return counts - _histogram(np.ascontiguousarray(rgb[black])) if black.any() else counts
+        if counts[: BLACK + 1].sum() < 3:
+            return counts
+        black = cv2.inRange(rgb, (0, 0, 0), (BLACK, BLACK, BLACK)).astype(bool)
+        return counts - _histogram(np.ascontiguousarray(rgb[black]))
 
     counts = np.zeros(256, np.int64)
     with ThreadPoolExecutor(READERS, thread_name_prefix="limits") as readers:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +13,7 @@ from microtome.nuclei import Nuclei
 from microtome.plan import Plan
 from microtome.records import KeyRecord
 from microtome.report import figures, svg
-from microtome.report.density import REGION_PX, choose_regions, measure_density
+from microtome.report.density import REGION_PX, Region, choose_regions, measure_density
 from microtome.report.distrust import Read, check_all
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import SUMMARY_KEY, RunFacts, Summary, summarise, summary_json
@@ -72,23 +73,32 @@ def write_report(
     tuple
         The summary, and a record of each key written.
     """
-    cautions = check_all(plan, stats, facts.stages, sources.read, bad_tiles)
-    summary = summarise(plan, stats, facts, cautions)
-    density = measure_density(plan, stats)
-    overview = figures.read_overview(plan, sources.read, sources.levels)
-    regions = choose_regions(plan, density, overview.stained)
-    picture = figures.draw_density(overview, density)
-    fields = tuple(
-        figures.show_region(plan, region, sources.read, sources.nuclei_in(region.window))
-        for region in regions
-    )
-    page = render(summary, picture, fields, boxes(plan, fields), density.top)
-    sheet = figures.draw_standalone(picture, overview, regions, density.top)
+    # All other workers are idle by now: a core may do one half while another does the other.
+    with ThreadPoolExecutor(1, thread_name_prefix="report") as beside:
+        cautions = beside.submit(check_all, plan, stats, facts.stages, sources.read, bad_tiles)
+        density = measure_density(plan, stats)
+        overview = figures.read_overview(plan, sources.read, sources.levels)
+        regions = choose_regions(plan, density, overview.stained)
+        picture = figures.draw_density(overview, density)
+        sheet = beside.submit(draw_sheet, picture, overview, regions, density.top)
+        fields = tuple(
+            figures.show_region(plan, region, sources.read, sources.nuclei_in(region.window))
+            for region in regions
+        )
+        summary = summarise(plan, stats, facts, cautions.result())
+        page = render(summary, picture, fields, boxes(plan, fields), density.top)
     return summary, (
-        store.put(OVERVIEW_KEY, figures.png(sheet)),
+        store.put(OVERVIEW_KEY, sheet.result()),
         store.put(SUMMARY_KEY, summary_json(summary)),
         store.put(PAGE_KEY, page.encode()),
     )
+
+
+def draw_sheet(
+    picture: figures.Rgb, overview: figures.Overview, regions: Sequence[Region], top: float
+) -> bytes:
+    """The overview as a PNG file of its own."""
+    return figures.png(figures.draw_standalone(picture, overview, regions, top))
 
 
 def boxes(plan: Plan, fields: Sequence[figures.Field]) -> tuple[Box, ...]:

@@ -109,9 +109,7 @@ def of_runs(part: str, rounds: list[SegmentRun], goal: str = "") -> Iterator[Fig
     yield row("nuclei", "per MP", lambda run: nuclei / mp)
     yield row("call to first tile", "s", lambda run: run.first_tile_s, "<= 10")
     yield row("network px per tissue px", "", lambda run: run.network_px_per_tissue_px, "<= 1.35")
-    yield row(
-        "the network runs on a core or more, at least", "% of wall", lambda r: 100 * r.network_share, ">= 75"
-    )
+    yield row("the network runs on a core or more", "% of wall", lambda r: 100 * r.network_share, ">= 75")
     yield row("suppression", "% of cores", _suppression, "<= 15")
     yield row("written", "MB", lambda run: run.bytes_written / 1e6)
     yield row("peak memory of a worker", "MB", lambda run: run.worker_peak_bytes / 1e6, "<= 2,000")

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dask
 from distributed import Client, LocalCluster, Worker
 
-from microtome.cluster import Cluster
+from microtome.cluster import ONE_TASK_AT_A_TIME, Cluster
 from microtome.cpu import cores
 from microtome.options import Options
 from microtome.pipeline import prepare
@@ -68,7 +69,10 @@ def sleeping(bench: Bench) -> Iterator[Figure]:
 def _sleepers(number: int, ref: RunRef) -> Iterator[Client]:
     """Workers of one slot each, threads of two processes; client and scheduler are in this one."""
     context = multiprocessing.get_context("spawn")
-    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as cluster:
+    with (
+        dask.config.set(ONE_TASK_AT_A_TIME),
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as cluster,
+    ):
         shares = [share for share in (number // 2, number - number // 2) if share]
         address = cluster.scheduler_address
         hosts = [context.Process(target=_host, args=(address, share, ref), daemon=True) for share in shares]

@@ -8,6 +8,8 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +85,22 @@ class SegmentRun:
 
     @property
     def network_share(self) -> float:
-        """Share of the wall time in which the network runs on at least one core, at least."""
-        infer = self.reports["infer"]
-        network_s = sum(report.parts_s["network"] for report in infer)
-        return busy_s(infer) * network_s / sum(report.seconds for report in infer) / self.wall_s
+        """Share of the wall time in which the network runs on at least one core.
+
+        A shard's record says for how long, not when: the network is taken to run at any time of it.
+        """
+        spans = [
+            (report.began_s, report.began_s + report.seconds, 1 - report.parts_s["network"] / report.seconds)
+            for report in self.reports["infer"]
+        ]
+        edges = sorted({edge for began_s, ended_s, _ in spans for edge in (began_s, ended_s)})
+        runs_s = 0.0
+        for first_s, last_s in pairwise(edges):
+            idle = prod(
+                share for began_s, ended_s, share in spans if began_s <= first_s and last_s <= ended_s
+            )
+            runs_s += (last_s - first_s) * (1 - idle)
+        return runs_s / self.wall_s
 
 
 def segment(
