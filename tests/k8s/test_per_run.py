@@ -119,7 +119,7 @@ def test_a_run_whose_pod_dies_goes_on_with_its_cluster_which_ends_with_the_run(
     assert seen == {cluster["metadata"]["uid"]}, "another cluster was made"
     done_by = {report.worker for report in result.recorded("infer").values()}
     assert all(worker.startswith(cluster["metadata"]["name"]) for worker in done_by), done_by
-    assert equal_bytes(digests(result), bare.digests)
+    assert equal_bytes(digests(result), bare)
     removed(per_run, run, 10)
     nothing_left(per_run, run)
 

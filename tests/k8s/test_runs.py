@@ -8,7 +8,7 @@ import pytest
 
 from microtome.store import ResultStore
 from microtome.testing import verify_result
-from tests.k8s.conftest import BRIDGE, cpu_s
+from tests.k8s.conftest import BRIDGE
 from tests.k8s.installation import wait_until
 from tests.pipeline.runs import digests
 from tests.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, find_versitygw
@@ -74,11 +74,9 @@ def test_an_upload_becomes_a_result_with_the_bytes_of_bare_processes(
     wait_until(lambda: True if installed.succeeded(run["id"]) == [1] else None, 60, "its one Job to succeed")
     assert watch.most == 2, "workers did not grow"
     assert verify_result(result).ok
-    assert equal_bytes(digests(ResultStore(result)), bare.digests)
+    assert equal_bytes(digests(ResultStore(result)), bare)
     figures.append(f"upload to first shard, workers warm: {watch.first_shard_s - began_s:.0f} s (goal 20)")
     figures.append(f"upload to the most workers, {watch.most}: {watch.most_s - began_s:.0f} s")
-    more = 100 * (cpu_s(ResultStore(result)) / bare.infer_cpu_s - 1)
-    figures.append(f"core-seconds of infer in pods, against bare processes: {more:+.1f} % (goal 3)")
 
 
 def test_idle_workers_go(installed, figures):
@@ -121,5 +119,5 @@ def test_workers_scheduler_and_flow_killed_in_one_run_change_no_byte(
     # Done, but not yet known to whoever died: one a death at most.
     assert again <= 3
     assert verify_result(result).ok
-    assert equal_bytes(digests(store), bare.digests)
+    assert equal_bytes(digests(store), bare)
     figures.append(f"killed worker, scheduler and flow: {again} of {len(final)} finished shards ran again")

@@ -43,5 +43,5 @@ def test_a_run_survives_an_upgrade_and_a_rollback_which_replace_prefects_server_
     assert state["type"] == "COMPLETED", state
     assert before in done_by(result) <= {before, after}
     assert verify_result(result.uri).ok
-    assert equal_bytes(digests(result), bare.digests)
+    assert equal_bytes(digests(result), bare)
     wait_until(lambda: True if clusters(installed) == {before} else None, 120, "the cluster of before, alone")
