@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import yaml
 
+from tests.k8s.definitions import definitions
 from tests.k8s.installation import CHART, ROOT, VALUES
 from tests.k8s.pods import pods_of
 from tests.needs import lacking
@@ -86,6 +87,13 @@ def test_another_image_makes_another_dask_cluster_behind_the_same_service(helm):
 
 NEED_OPERATORS = {"ExternalSecret", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
 """Kinds of operators that the tests do not install."""
+OF_OPERATORS = (
+    "monitoring.scrape=operator",
+    "credentials.externalSecret.enabled=true",
+    "credentials.externalSecret.storeRef.name=vault",
+    "credentials.externalSecret.storeRef.kind=ClusterSecretStore",
+    "credentials.externalSecret.key=microtome/s3",
+)
 EVERYTHING = (
     "intake.ingress.enabled=true",
     "intake.ingress.host=intake.example.org",
@@ -117,6 +125,32 @@ def test_kubernetes_takes_every_object_of_every_example_without_a_warning(helm, 
     # Among the warnings would be that a pod breaks the namespace's restricted standard.
     wrong = [line for line in answer.splitlines() if not line.endswith("created (server dry run)")]
     assert wrong == []
+    assert len(answer.splitlines()) == len(asked)
+
+
+@pytest.fixture(scope="module")
+def defined(installed):
+    """The kinds of NEED_OPERATORS, as their operators define them; gone at the end."""
+    found = definitions(NEED_OPERATORS)
+    names = [f"crd/{name}" for name in found]
+    installed.kubectl("apply", "--server-side", "-f", "-", given="---".join(found.values()))
+    try:
+        installed.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+        yield
+    finally:
+        installed.kubectl("delete", *names)
+
+
+def test_operators_take_what_the_chart_makes_for_them(helm, installed, defined):
+    settings = [word for setting in OF_OPERATORS for word in ("--set", setting)]
+    found = documents(helm, "--namespace", installed.namespace, "--name-template", "tried", *settings)
+    asked = [document for document in found if document["kind"] in NEED_OPERATORS]
+    assert {document["kind"] for document in asked} == NEED_OPERATORS
+    text = yaml.safe_dump_all(asked)
+    answer = installed.kubectl(
+        "apply", "--dry-run=server", "--validate=strict", "-f", "-", given=text, check=False
+    )
+    assert [line for line in answer.splitlines() if not line.endswith("created (server dry run)")] == []
     assert len(answer.splitlines()) == len(asked)
 
 
