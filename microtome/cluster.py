@@ -1,6 +1,7 @@
 """The only module that knows Dask: connect or start, fan out, collect small records, cancel."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -64,7 +65,7 @@ class Cluster:
         self._client = client
         self._began_s = time.time()
         self._running: set[Future[Any]] = set()
-        self._is_stopped = False
+        self._stopped = threading.Event()
 
     @property
     def slots(self) -> int:
@@ -94,7 +95,7 @@ class Cluster:
                     self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
                     raise
         finally:
-            self._is_stopped = False
+            self._stopped.clear()
 
     def fan_out[T](
         self,
@@ -136,13 +137,15 @@ class Cluster:
         mine = set(tasks)
         self._running |= mine
         try:
+            if self._stopped.is_set():
+                raise StoppedBeside(name)
             for future in as_completed(mine, loop=self._client.loop):
-                if self._is_stopped and future.cancelled():
+                if self._stopped.is_set() and future.cancelled():
                     continue
                 on_done(_result_of(future))
                 # A finished future that is held would run again should its worker die.
                 future.release()
-            if self._is_stopped:
+            if self._stopped.is_set():
                 raise StoppedBeside(name)
         finally:
             self._running -= mine
@@ -150,10 +153,10 @@ class Cluster:
 
     def _stop(self, *, let_end: bool) -> None:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
-        self._is_stopped = True
+        self._stopped.set()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
-        left = [future for future in self._running if not future.done() and future.key not in begun]
-        self._client.cancel(left, force=True)
+        left = [future for future in tuple(self._running) if future.key not in begun]
+        self._client.cancel([future for future in left if not future.done()], force=True)
 
 
 class Abandoned(BaseException):

@@ -61,6 +61,19 @@ def test_the_first_error_ends_what_runs_beside_and_nothing_is_written_after_it(c
     assert {"next-0", "next-1"} <= marks(tmp_path, "ended"), "the cluster goes on"
 
 
+def test_what_fans_out_after_the_error_is_stopped_too(cluster, tmp_path):
+    def fail():
+        raise ValueError("at once")
+
+    def late():
+        time.sleep(WORKS_S)
+        cluster.fan_out(work, calls_of("late", tmp_path), lambda kind: None, name="late")
+
+    with pytest.raises(ValueError, match="at once"):
+        cluster.at_once([fail, late])
+    assert len(marks(tmp_path, "began")) <= 2, "no more than the workers took up before they were told"
+
+
 def test_costs_say_how_the_workers_are_shared(cluster, tmp_path):
     order = []
     cheap = partial(
