@@ -42,3 +42,15 @@ def test_removed_and_installed_again_runs_and_results_are_there(installed):
     installed.helm("install")
     assert begun(installed) >= runs
     assert digests(result) == before
+
+
+def test_slides_and_results_may_lie_on_a_claim_that_all_pods_share(installed):
+    """As in the example for one node. The last test of all: the buckets are not used any more."""
+    settings = ("storage.claim.enabled=true", "storage.claim.size=1Gi", "storage.sources={/slides/in}")
+    installed.helm("upgrade", *settings, "storage.output=/slides/results")
+    (claim,) = [one for one in installed.get("pvc") if one["spec"]["accessModes"] == ["ReadWriteMany"]]
+    assert claim["status"]["phase"] == "Bound"
+    installed.run("helm", "test", installed.release, "--timeout=300s")
+    result = "/slides/results/helm-test/field.ome.zarr"
+    said = installed.kubectl("exec", "deploy/microtome-worker", "--", "microtome", "verify", result)
+    assert f"{result}: verified" in said
