@@ -9,7 +9,8 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ TEMPORARY = ".writing"
 """Suffix of a file that is not whole yet; `listing` leaves such files out."""
 ABANDONED_S = 3600.0
 """A temporary file of another host that is this old has no writer any more."""
+READERS = 16
+"""Small keys that are read at once from a bucket, to hide its latency."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
 
@@ -47,6 +50,10 @@ class Keyspace(Protocol):
 
     def get(self, key: str) -> bytes:
         """The bytes of a key; FileNotFoundError where it is not there."""
+        ...
+
+    def get_each(self, keys: Sequence[str]) -> list[bytes]:
+        """As `get` of every key, in their order."""
         ...
 
     def reading(self, key: str) -> BinaryIO:
@@ -101,6 +108,9 @@ class Folder:
     def get(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
+    def get_each(self, keys: Sequence[str]) -> list[bytes]:
+        return [self.get(key) for key in keys]
+
     def reading(self, key: str) -> BinaryIO:
         return (self.root / key).open("rb")
 
@@ -149,6 +159,11 @@ class Bucket:
         # More than one connection would cost a request for the size first; what is read whole is small.
         data: bytes = self.files.cat_file(self._path(key), max_concurrency=1)
         return data
+
+    def get_each(self, keys: Sequence[str]) -> list[bytes]:
+        # At once: a request takes longer than its answer, and a shard wants those of its neighbours.
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.get, keys))
 
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:

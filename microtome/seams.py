@@ -99,7 +99,7 @@ def part_from_bytes(content: bytes) -> Part:
 
 
 def settle_shard(
-    read_part: Callable[[Shard], Part],
+    read_parts: Callable[[Sequence[Shard]], Sequence[Part]],
     grid: Grid,
     shard: Shard,
     scale: Scale,
@@ -111,8 +111,8 @@ def settle_shard(
 
     Parameters
     ----------
-    read_part
-        The part of a shard; called for the shards around, further off only where needed.
+    read_parts
+        The parts of some shards; called for the shards around, for those further off only where needed.
     grid
         The shards of the slide, level-0 px.
     scale
@@ -129,9 +129,8 @@ def settle_shard(
     while True:
         reach += 1
         around = grid.around(shard, reach)
-        for other in around:
-            if other.index not in parts:
-                parts[other.index] = read_part(other)
+        new = [other for other in around if other.index not in parts]
+        parts.update(zip((other.index for other in new), read_parts(new), strict=True))
         complete = scale.to_network(_hull([other.window for other in around]))
         settled = settle_block(
             list(parts.values()),

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from microtome.errors import OptionError
 from microtome.grid import Window
-from microtome.keyspace import Bucket, Folder, Keyspace
+from microtome.keyspace import READERS, Bucket, Folder, Keyspace
 from microtome.ngff import ArraySpec, array_document
 from microtome.records import KeyRecord, ShardReport
 from microtome.s3 import reaching
@@ -31,8 +31,6 @@ RESULT_SUFFIX = ".ome.zarr"
 PUBLISHED = "publish"
 """The stage whose mark says that a result is finished."""
 MANIFEST = "manifest"
-READERS = 16
-"""Records that are read at once; they are small, so this hides the latency of S3."""
 LISTED_DEPTH = 2
 """Parts of a key that name the folder which is listed to find its size: `0/c`, `labels/nuclei`."""
 
@@ -95,6 +93,10 @@ class ResultStore:
             If there is no such key.
         """
         return self._keys.get(key)
+
+    def get_each(self, keys: Sequence[str]) -> list[bytes]:
+        """The bytes of several small keys, in their order; as `get`."""
+        return self._keys.get_each(keys)
 
     def reading(self, key: str) -> BinaryIO:
         """A key as a file that can be sought."""

@@ -39,7 +39,7 @@ def parts_of(candidates, grid, scale):
 def settled_by_shard(parts, grid, scale):
     return {
         shard.index: settle_shard(
-            lambda near: parts[near.index],
+            lambda shards: [parts[near.index] for near in shards],
             grid,
             shard,
             scale,
@@ -99,12 +99,12 @@ def test_a_long_chain_of_undecided_candidates_makes_the_block_grow():
     grid, scale = Grid(80, side_px, 40), Scale(1, 1)
     parts, read = parts_of(chain, grid, scale), set()
 
-    def read_part(shard):
-        read.add(shard.col)
-        return parts[shard.index]
+    def read_parts(shards):
+        read.update(shard.col for shard in shards)
+        return [parts[shard.index] for shard in shards]
 
     last = grid.at(1, 8)
-    settled = settle_shard(read_part, grid, last, scale, max_overlap=MAX_OVERLAP, max_radius_px=REACH_PX)
+    settled = settle_shard(read_parts, grid, last, scale, max_overlap=MAX_OVERLAP, max_radius_px=REACH_PX)
     whole = suppress(chain, MAX_OVERLAP)
     assert len(whole) == count // 2
     assert points_of(in_window(whole, last.window)) <= points_of(settled) <= points_of(whole)

@@ -8,7 +8,7 @@ from microtome.grid import Shard
 from microtome.nuclei import Nuclei
 from microtome.records import StageReport
 from microtome.stages.run import Run
-from microtome.stages.stitch import features_key, read_nuclei_part
+from microtome.stages.stitch import features_key, read_nuclei_parts
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
 
 NAME = "export"
@@ -51,4 +51,5 @@ def _features(run: Run, tally: Tally) -> None:
 def nuclei_by_shard(run: Run) -> Iterator[tuple[Shard, Nuclei]]:
     """The final nuclei of every shard that may have some, in the order of their ids."""
     for shard in run.shards_near_tissue():
-        yield shard, read_nuclei_part(run, shard)
+        (nuclei,) = read_nuclei_parts(run, [shard])
+        yield shard, nuclei

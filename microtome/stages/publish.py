@@ -17,7 +17,7 @@ from microtome.report.page import Sources, write_report
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import RunFacts
 from microtome.stages.run import Run
-from microtome.stages.stitch import read_nuclei_part, stats_key
+from microtome.stages.stitch import read_nuclei_parts, stats_key
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
 from microtome.store import ResultStore
 
@@ -49,7 +49,8 @@ def publish_result(run: Run, index: int, tally: Tally) -> None:
     reports = _reports(run)
     bad_tiles = {tile for shards in reports.values() for shard in shards for tile in shard.bad_tiles}
     with tally.timed("report"):
-        stats = [ShardStats.from_bytes(store.get(stats_key(shard))) for shard in run.shards_near_tissue()]
+        texts = store.get_each([stats_key(shard) for shard in run.shards_near_tissue()])
+        stats = [ShardStats.from_bytes(text) for text in texts]
         merged, facts = ShardStats.merge(plan, stats), _facts(plan, store, reports)
         summary, keys = write_report(store, plan, merged, facts, sources, len(bad_tiles))
     tally.keys += keys
@@ -63,8 +64,8 @@ def nuclei_near(run: Run, window: Window) -> Nuclei:
     """Nuclei of every shard that has some whose outline may reach into the window."""
     reach_px = run.plan.shard_px  # no outline is longer than a shard
     near = window.grow(reach_px)
-    shards = (shard for shard in run.plan.grid if not shard.window.intersect(near).is_empty)
-    return Nuclei.concatenate([read_nuclei_part(run, shard) for shard in shards])
+    shards = [shard for shard in run.plan.grid if not shard.window.intersect(near).is_empty]
+    return Nuclei.concatenate(read_nuclei_parts(run, shards))
 
 
 def _reports(run: Run) -> dict[str, list[ShardReport]]:

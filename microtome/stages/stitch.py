@@ -4,6 +4,7 @@ Two sweeps. The first settles what `infer` left open at the seams and finds each
 nuclei. Then all counts are known, and so the first id of every shard: the second paints.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -65,13 +66,14 @@ def settle_shard(run: Run, index: int, tally: Tally) -> None:
     plan, shard = run.plan, run.plan.grid[index]
     parts: dict[int, Part] = {}
 
-    def read_part(near: Shard) -> Part:
-        parts[near.index] = _candidates_of(run, near, tally)
-        return parts[near.index]
+    def read_parts(shards: Sequence[Shard]) -> list[Part]:
+        found = _candidates_of(run, shards, tally)
+        parts.update(zip((near.index for near in shards), found, strict=True))
+        return found
 
     with tally.timed("suppress"):
         settled = seams.settle_shard(
-            read_part, plan.grid, shard, plan.scale, max_overlap=plan.model.nms_threshold
+            read_parts, plan.grid, shard, plan.scale, max_overlap=plan.model.nms_threshold
         )
         alone = parts[index]
         tally.seam_conflicts = seams.count_seam_conflicts(alone, settled, plan.model.nms_threshold)
@@ -95,7 +97,7 @@ def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> N
     plan, shard = run.plan, run.plan.grid[index]
     around = plan.grid.around(shard)
     with tally.timed("read"):
-        nuclei = [read_nuclei_part(run, near) for near in around]
+        nuclei = read_nuclei_parts(run, around)
     ids = [
         np.arange(start, start + len(part), dtype=np.uint32)
         for start, part in zip(first, nuclei, strict=True)
@@ -112,17 +114,23 @@ def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> N
         tally.keys.append(run.store.put(features_key(shard), features))
 
 
-def read_nuclei_part(run: Run, shard: Shard) -> Nuclei:
-    """The final nuclei of a shard; none where it is too far from tissue to have some."""
-    if shard.index not in run.near_tissue:
-        return Nuclei.empty()
-    return Nuclei.from_bytes(run.store.get(nuclei_key(shard)))
+def read_nuclei_parts(run: Run, shards: Sequence[Shard]) -> list[Nuclei]:
+    """The final nuclei of each shard; none where it is too far from tissue to have some."""
+    keys = {shard.index: nuclei_key(shard) for shard in shards if shard.index in run.near_tissue}
+    texts = dict(zip(keys, run.store.get_each(list(keys.values())), strict=True))
+    return [
+        Nuclei.from_bytes(texts[shard.index]) if shard.index in texts else Nuclei.empty() for shard in shards
+    ]
 
 
-def _candidates_of(run: Run, shard: Shard, tally: Tally) -> Part:
-    """What `infer` left of a shard; nothing where it has no tissue."""
-    if not run.tissue.touches(shard.window):
-        return Part(candidates=Candidates.empty(), window=run.network_window(shard))
-    content = run.store.get(part_key(shard))
-    tally.bytes_read += len(content)
-    return part_from_bytes(content)
+def _candidates_of(run: Run, shards: Sequence[Shard], tally: Tally) -> list[Part]:
+    """What `infer` left of each shard; nothing where it has no tissue."""
+    keys = {shard.index: part_key(shard) for shard in shards if run.tissue.touches(shard.window)}
+    texts = dict(zip(keys, run.store.get_each(list(keys.values())), strict=True))
+    tally.bytes_read += sum(len(text) for text in texts.values())
+    return [
+        part_from_bytes(texts[shard.index])
+        if shard.index in texts
+        else Part(candidates=Candidates.empty(), window=run.network_window(shard))
+        for shard in shards
+    ]
