@@ -20,7 +20,11 @@ def done_by(result):
 def test_a_run_survives_an_upgrade_and_a_rollback_which_replace_prefects_server_and_the_dask_cluster(
     installed, slide, tcga_slide, bare
 ):
-    (before,), revision = clusters(installed), installed.revision()
+    revision = installed.revision()
+    # What the test before this one has replaced may still be being removed.
+    (before,) = wait_until(
+        lambda: found if len(found := clusters(installed)) == 1 else None, 120, "one cluster"
+    )
     run = installed.submit(slide, "s3://results/upgraded")
     result = ResultStore(f"s3://results/upgraded/{tcga_slide.stem}.ome.zarr")
     wait_until(lambda: result.recorded("infer") or None, 240, "a shard", every_s=0.1)
