@@ -92,7 +92,8 @@ def part_from_bytes(content: bytes) -> Part:
     radii = columns.T.copy().view("<u2").reshape(n_rays, count).T
     candidates = Candidates(
         prob=prob.astype(np.float32),
-        points_px=np.ascontiguousarray(points, np.int32),
+        # Copied also where one candidate makes it contiguous: numba would compile anew for what is read-only.
+        points_px=np.array(points, np.int32, order="C"),
         radii_px=np.ascontiguousarray(radii, np.float32) / np.float32(RADIUS_STEPS_PER_PX),
     )
     return Part(candidates=candidates, window=Window(y0, x0, y1, x1))

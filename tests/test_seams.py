@@ -36,6 +36,20 @@ def parts_of(candidates, grid, scale):
     return parts
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_part_that_was_read_needs_no_kernel_of_its_own(count):
+    """Numba compiles one for each kind of array; what setup and the image have compiled is for these."""
+    candidates = Candidates(
+        prob=np.full(count, 0.9, np.float32),
+        points_px=np.full((count, 2), 40, np.int32),
+        radii_px=np.full((count, 32), 8, np.float32),
+    )
+    read = part_from_bytes(part_to_bytes(Part(candidates=candidates, window=Window(0, 0, 80, 80)))).candidates
+    for array in (read.prob, read.points_px, read.radii_px):
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+
+
 def settled_by_shard(parts, grid, scale):
     return {
         shard.index: settle_shard(
