@@ -27,10 +27,10 @@ RETRIES = 2
 ONE_TASK_AT_A_TIME = {"distributed.scheduler.worker-saturation": 1.0}
 """For a scheduler. A worker that holds a second task keeps it from the idle, and from a more urgent one."""
 
-CONNECT_S = 20
 COST_S = 1e-6
 """A unit of cost weighs as much as so many seconds of having come earlier."""
 
+CONNECT_S = 20
 RECONNECT_S = 300
 """A scheduler that is lost may come back in another pod, on another node, after its image."""
 
@@ -66,11 +66,6 @@ class Cluster:
         self._began_s = time.time()
         self._running: set[Future[Any]] = set()
         self._stopped = threading.Event()
-
-    @property
-    def slots(self) -> int:
-        """Tasks that can run at once now."""
-        return sum(self._client.nthreads().values())
 
     @property
     def client(self) -> Client:
