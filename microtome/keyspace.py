@@ -52,8 +52,8 @@ class Keyspace(Protocol):
         """The bytes of a key; FileNotFoundError where it is not there."""
         ...
 
-    def get_each(self, keys: Sequence[str]) -> list[bytes]:
-        """As `get` of every key, in their order."""
+    def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """As `get` of every key; by key, in their order."""
         ...
 
     def reading(self, key: str) -> BinaryIO:
@@ -108,8 +108,8 @@ class Folder:
     def get(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
-    def get_each(self, keys: Sequence[str]) -> list[bytes]:
-        return [self.get(key) for key in keys]
+    def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
+        return {key: self.get(key) for key in keys}
 
     def reading(self, key: str) -> BinaryIO:
         return (self.root / key).open("rb")
@@ -160,10 +160,10 @@ class Bucket:
         data: bytes = self.files.cat_file(self._path(key), max_concurrency=1)
         return data
 
-    def get_each(self, keys: Sequence[str]) -> list[bytes]:
+    def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
         # At once: a request takes longer than its answer, and a shard wants those of its neighbours.
         with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(self.get, keys))
+            return dict(zip(keys, pool.map(self.get, keys), strict=True))
 
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:

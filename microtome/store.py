@@ -94,8 +94,8 @@ class ResultStore:
         """
         return self._keys.get(key)
 
-    def get_each(self, keys: Sequence[str]) -> list[bytes]:
-        """The bytes of several small keys, in their order; as `get`."""
+    def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The bytes of several small keys, by key, in their order; as `get`."""
         return self._keys.get_each(keys)
 
     def reading(self, key: str) -> BinaryIO:

@@ -50,7 +50,7 @@ def publish_result(run: Run, index: int, tally: Tally) -> None:
     bad_tiles = {tile for shards in reports.values() for shard in shards for tile in shard.bad_tiles}
     with tally.timed("report"):
         texts = store.get_each([stats_key(shard) for shard in run.shards_near_tissue()])
-        stats = [ShardStats.from_bytes(text) for text in texts]
+        stats = [ShardStats.from_bytes(text) for text in texts.values()]
         merged, facts = ShardStats.merge(plan, stats), _facts(plan, store, reports)
         summary, keys = write_report(store, plan, merged, facts, sources, len(bad_tiles))
     tally.keys += keys

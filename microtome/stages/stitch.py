@@ -116,21 +116,18 @@ def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> N
 
 def read_nuclei_parts(run: Run, shards: Sequence[Shard]) -> list[Nuclei]:
     """The final nuclei of each shard; none where it is too far from tissue to have some."""
-    keys = {shard.index: nuclei_key(shard) for shard in shards if shard.index in run.near_tissue}
-    texts = dict(zip(keys, run.store.get_each(list(keys.values())), strict=True))
-    return [
-        Nuclei.from_bytes(texts[shard.index]) if shard.index in texts else Nuclei.empty() for shard in shards
-    ]
+    texts = run.store.get_each([nuclei_key(shard) for shard in shards if shard.index in run.near_tissue])
+    found = (texts.get(nuclei_key(shard)) for shard in shards)
+    return [Nuclei.empty() if text is None else Nuclei.from_bytes(text) for text in found]
 
 
 def _candidates_of(run: Run, shards: Sequence[Shard], tally: Tally) -> list[Part]:
     """What `infer` left of each shard; nothing where it has no tissue."""
-    keys = {shard.index: part_key(shard) for shard in shards if run.tissue.touches(shard.window)}
-    texts = dict(zip(keys, run.store.get_each(list(keys.values())), strict=True))
+    texts = run.store.get_each([part_key(shard) for shard in shards if run.tissue.touches(shard.window)])
     tally.bytes_read += sum(len(text) for text in texts.values())
     return [
-        part_from_bytes(texts[shard.index])
-        if shard.index in texts
+        part_from_bytes(texts[part_key(shard)])
+        if part_key(shard) in texts
         else Part(candidates=Candidates.empty(), window=run.network_window(shard))
         for shard in shards
     ]
