@@ -16,7 +16,9 @@ from tests.pipeline.runs import run_plan
 
 def scrape(cluster) -> str:
     """/metrics of every worker, joined."""
-    workers = cluster.client.scheduler_info(n_workers=-1)["workers"]
+    client = cluster.client
+    # Not client.scheduler_info(): the client's own refresh, which names no workers, can come in between.
+    workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
     pages = []
     for address, worker in workers.items():
         host = re.search(r"//(.+):", address).group(1)
