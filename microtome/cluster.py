@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -66,6 +66,9 @@ class Cluster:
         self._began_s = time.time()
         self._running: set[Future[Any]] = set()
         self._stopped = threading.Event()
+        self._changed = threading.Condition()
+        self._done: set[Hashable] = set()
+        self._at_work = self._waiting = 0
 
     @property
     def client(self) -> Client:
@@ -77,12 +80,13 @@ class Cluster:
         The first error is raised, once tasks of the others that have begun have ended: nothing is written
         any more. What has not begun is cancelled.
         """
-        if len(works) == 1:
-            works[0]()
-            return
+        self._at_work = len(works)
         try:
+            if len(works) == 1:
+                works[0]()
+                return
             with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
-                calls = [threads.submit(copy_context().run, work) for work in works]
+                calls = [threads.submit(copy_context().run, self._counted, work) for work in works]
                 try:
                     for call in futures.as_completed(calls):
                         call.result()
@@ -91,6 +95,14 @@ class Cluster:
                     raise
         finally:
             self._stopped.clear()
+            self._done.clear()
+            self._at_work = 0
+
+    def say_done(self, *things: Hashable) -> None:
+        """Let go whatever waits for these things in the same `at_once`."""
+        with self._changed:
+            self._done.update(things)
+            self._changed.notify_all()
 
     def fan_out[T](
         self,
@@ -100,6 +112,7 @@ class Cluster:
         *,
         name: str,
         costs: Sequence[float] = (),
+        needs: Callable[[tuple[Any, ...]], Collection[Hashable]] | None = None,
     ) -> None:
         """Run `work(*call)` for every call; `on_done` gets each result, in order of completion.
 
@@ -110,31 +123,54 @@ class Cluster:
         at once, that on which least was spent so far is next, by `costs`: what each call takes, in any
         unit (all in less than 1 million). Calls without costs go first.
 
+        A call waits until all that it `needs` was said to be done, by what runs beside it (`say_done`).
+
         Raises
         ------
         WorkersDied
             If a task took down as many workers as Dask's `allowed-failures` permits.
         StoppedBeside
             If another function of the same `at_once` has failed.
+        RuntimeError
+            If a call needs what nobody is left to do.
         """
         keys = [f"{name}-{call}" for call in calls]
         spent = accumulate(costs, initial=0.0) if costs else repeat(0.0)
         priority = {key: -self._began_s - before * COST_S for key, before in zip(keys, spent, strict=False)}
-        # At once: of tasks that come one by one, Dask gives the first to workers that are busy.
-        tasks = self._client.map(
-            partial(_attempt, work),
-            calls,
-            key=keys,
-            pure=False,
-            retries=RETRIES,
-            priority=priority.__getitem__,  # type: ignore[arg-type]  # of the key, as in dask.annotate
-        )
-        mine = set(tasks)
-        self._running |= mine
+        wants = [frozenset(needs(call)) if needs else frozenset() for call in calls]
+        held = {key: (call, want) for key, call, want in zip(keys, calls, wants, strict=True)}
+        mine: set[Future[Any]] = set()
+        running = as_completed(loop=self._client.loop)
+
+        def hand_out(ready: Sequence[str]) -> None:
+            # At once: of tasks that come one by one, Dask gives the first to workers that are busy.
+            tasks = self._client.map(
+                partial(_attempt, work),
+                [held.pop(key)[0] for key in ready],
+                key=list(ready),
+                pure=False,
+                retries=RETRIES,
+                priority=priority.__getitem__,  # type: ignore[arg-type]  # of the key, as in dask.annotate
+            )
+            mine.update(tasks)
+            self._running.update(tasks)
+            running.update(tasks)
+
+        known = -1
         try:
-            if self._stopped.is_set():
-                raise StoppedBeside(name)
-            for future in as_completed(mine, loop=self._client.loop):
+            while True:
+                if held and len(self._done) != known and not self._stopped.is_set():
+                    with self._changed:
+                        known = len(self._done)
+                        ready = [key for key, (_, want) in held.items() if want <= self._done]
+                    if ready:
+                        hand_out(ready)
+                if running.is_empty():
+                    if not held or self._stopped.is_set():
+                        break
+                    self._wait_for_more(known, name)
+                    continue
+                future = next(running)
                 if self._stopped.is_set() and future.cancelled():
                     continue
                 on_done(_result_of(future))
@@ -146,9 +182,32 @@ class Cluster:
             self._running -= mine
             self._client.cancel([future for future in mine if not future.done()], force=True)
 
+    def _counted(self, work: Callable[[], object]) -> None:
+        work()  # if it fails, `at_once` stops those that wait
+        with self._changed:
+            self._at_work -= 1
+            self._changed.notify_all()
+
+    def _wait_for_more(self, known: int, name: str) -> None:
+        """Until something was said to be done beyond the `known` number of things, or all is to stop."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(
+                    lambda: (
+                        len(self._done) > known or self._stopped.is_set() or self._waiting >= self._at_work
+                    )
+                )
+                if len(self._done) == known and not self._stopped.is_set():
+                    raise RuntimeError(f"{name} waits for what nobody is left to do")
+            finally:
+                self._waiting -= 1
+
     def _stop(self, *, let_end: bool) -> None:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
-        self._stopped.set()
+        with self._changed:
+            self._stopped.set()
+            self._changed.notify_all()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
         left = [future for future in tuple(self._running) if future.key not in begun]
         self._client.cancel([future for future in left if not future.done()], force=True)

@@ -1,7 +1,8 @@
 """stitch: one owner for every nucleus, ids in shard order, label images.
 
 Two sweeps. The first settles what `infer` left open at the seams and finds each shard's own
-nuclei. Then all counts are known, and so the first id of every shard: the second paints.
+nuclei, as soon as `infer` has done with the shards around it. Then all counts are known, and so
+the first id of every shard: the second paints.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ from microtome.pyramid import halve_labels
 from microtome.records import ShardReport, StageReport
 from microtome.report.shard_stats import ShardStats
 from microtome.seams import Part, part_from_bytes
-from microtome.stages.infer import part_key
+from microtome.stages import infer
 from microtome.stages.levels import write_levels
 from microtome.stages.run import Run
-from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
+from microtome.stages.sweep import Needs, OnShard, Tally, TooEarly, stage_report, sweep
 from microtome.stardist import Candidates
 
 NAME = "stitch"
@@ -45,13 +46,20 @@ def stats_key(shard: Shard) -> str:
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     """Nuclei, then labels, of every shard that may hold some."""
     shards = run.shards_near_tissue()
-    settled = sweep(run, cluster, NAME, settle_shard, [(shard.index,) for shard in shards], on_shard)
+    with_tissue = {shard.index for shard in run.shards_with_tissue()}
+
+    def inferred_around(index: int) -> set[int]:
+        return with_tissue & {near.index for near in run.plan.grid.around(run.plan.grid[index])}
+
+    calls = [(shard.index,) for shard in shards]
+    needs = Needs(infer.NAME, inferred_around)
+    settled = sweep(run, cluster, NAME, settle_shard, calls, on_shard, needs=needs)
     first = first_labels(settled.reports)
-    calls = [
+    painted = [
         (shard.index, tuple(first.get(near.index, 1) for near in run.plan.grid.around(shard)))
         for shard in shards
     ]
-    return stage_report(NAME, settled, sweep(run, cluster, PAINT, paint_shard, calls, on_shard))
+    return stage_report(NAME, settled, sweep(run, cluster, PAINT, paint_shard, painted, on_shard))
 
 
 def first_labels(reports: dict[int, ShardReport]) -> dict[int, int]:
@@ -62,11 +70,19 @@ def first_labels(reports: dict[int, ShardReport]) -> dict[int, int]:
 
 
 def settle_shard(run: Run, index: int, tally: Tally) -> None:
-    """The nuclei that a shard owns, none of them wholly hidden, in the order of their ids."""
+    """The nuclei that a shard owns, none of them wholly hidden, in the order of their ids.
+
+    Raises
+    ------
+    TooEarly
+        If more is needed than its eight neighbours before all of `infer` is done.
+    """
     plan, shard = run.plan, run.plan.grid[index]
     parts: dict[int, Part] = {}
 
     def read_parts(shards: Sequence[Shard]) -> list[Part]:
+        if parts and not run.store.is_closed(infer.NAME):
+            raise TooEarly
         found = _candidates_of(run, shards, tally)
         parts.update(zip((near.index for near in shards), found, strict=True))
         return found
@@ -123,11 +139,13 @@ def read_nuclei_parts(run: Run, shards: Sequence[Shard]) -> list[Nuclei]:
 
 def _candidates_of(run: Run, shards: Sequence[Shard], tally: Tally) -> list[Part]:
     """What `infer` left of each shard; nothing where it has no tissue."""
-    texts = run.store.get_each([part_key(shard) for shard in shards if run.tissue.touches(shard.window)])
+    texts = run.store.get_each(
+        [infer.part_key(shard) for shard in shards if run.tissue.touches(shard.window)]
+    )
     tally.bytes_read += sum(len(text) for text in texts.values())
     return [
-        part_from_bytes(texts[part_key(shard)])
-        if part_key(shard) in texts
+        part_from_bytes(texts[infer.part_key(shard)])
+        if infer.part_key(shard) in texts
         else Part(candidates=Candidates.empty(), window=run.network_window(shard))
         for shard in shards
     ]

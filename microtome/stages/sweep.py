@@ -6,7 +6,7 @@ Every stage is one sweep or a few in a row. What a sweep has done is in its mani
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +73,20 @@ class Tally:
 
 
 type Work = Callable[..., None]
-"""`work(run, shard index, tally, *more)`: does one shard and counts what it did."""
+"""`work(run, shard index, tally, *more)`: does one shard and counts what it did. May raise `TooEarly`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the shards of a sweep wait for, of one that runs beside it."""
+
+    sweep: str
+    of: Callable[[int], Collection[int]]
+    """The shards of that sweep which a shard's work begins after."""
+
+
+class TooEarly(Exception):
+    """A shard needs more of the sweep that it waits for: once that is complete, it is tried again."""
 
 
 def sweep(
@@ -85,6 +98,7 @@ def sweep(
     on_shard: OnShard,
     *,
     cost: Callable[[int], float] | None = None,
+    needs: Needs | None = None,
 ) -> Swept:
     """Do every call `(shard index, *more)` that the manifest lacks.
 
@@ -98,30 +112,44 @@ def sweep(
     wanted = {call[0] for call in calls}
     reports = {shard: report for shard, report in run.store.reports(name).items() if shard in wanted}
     resumed = len(reports)
+    cluster.say_done(*((run.ref, name, shard) for shard in reports))
     if len(reports) == len(wanted) and run.store.is_closed(name):
+        cluster.say_done((run.ref, name))
         return Swept(reports, resumed)
     unread: set[BadTile] = set()
 
-    def done(report: ShardReport) -> None:
+    def done(report: ShardReport | None) -> None:
+        if report is None:
+            return
         unread.update(BadTile(*place) for place in report.bad_tiles)
         reports[report.shard] = report
+        if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":
+            cluster.say_done((run.ref, name, report.shard))
         on_shard(_progress(name, len(calls), reports, resumed, report))
 
-    left = [call for call in calls if call[0] not in reports]
+    def fan_out(waits_for: Callable[[int], Collection[Hashable]]) -> None:
+        left = [call for call in calls if call[0] not in reports]
+        prefix = metrics.task_prefix(name, run.plan.model.name, run.plan.model.precision)
+        cluster.fan_out(
+            do_shard,
+            [(run.ref, name, work, *call) for call in left],
+            done,
+            name=f"{prefix}-{run.ref}",
+            costs=[cost(call[0]) for call in left] if cost else (),
+            needs=lambda call: waits_for(call[3]),
+        )
+
     on_shard(_progress(name, len(calls), reports, resumed, None))
-    prefix = metrics.task_prefix(name, run.plan.model.name, run.plan.model.precision)
-    cluster.fan_out(
-        do_shard,
-        [(run.ref, name, work, *call) for call in left],
-        done,
-        name=f"{prefix}-{run.ref}",
-        costs=[cost(call[0]) for call in left] if cost else (),
-    )
+    fan_out(lambda shard: [(run.ref, needs.sweep, other) for other in needs.of(shard)] if needs else ())
+    if needs:
+        whole = (run.ref, needs.sweep)
+        fan_out(lambda shard: [whole])  # those for which it was too early
     if unread and run.plan.slide.on_bad_tile == "fail":
         first = min(unread)
         place = (first.level, first.index, first.y_px, first.x_px)
         raise SlideDamaged(run.plan.slide.uri, len(unread), run.slide.tiles, place)
     run.store.close_stage(name, [reports[index] for index in sorted(reports)])
+    cluster.say_done((run.ref, name))
     return Swept(reports, resumed)
 
 
@@ -134,8 +162,8 @@ def stage_report(stage: str, *sweeps: Swept) -> StageReport:
     )
 
 
-def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> ShardReport:
-    """One task, in a worker: do the shard, write its record, count it."""
+def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> ShardReport | None:
+    """One task, in a worker: do the shard, write its record, count it; None where it is too early."""
     run = open_run(ref)
     model = (run.plan.model.name, run.plan.model.precision)
     tally = Tally()
@@ -143,6 +171,8 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
     try:
         with metrics.at_work(name, *model):
             work(run, shard, tally, *more)
+    except TooEarly:
+        return None
     except BadTiles as error:
         tally.bad_tiles.update(error.tiles)
     except Exception as error:

@@ -13,7 +13,7 @@ import numpy as np
 from microtome.cpu import InstructionSet, this_instruction_set
 from microtome.grid import Window
 from microtome.slides import open_slide
-from tests.bench.bench_end_to_end import ORDINARY_PX, ordinary_pieces, precisions
+from tests.bench.bench_end_to_end import ordinary_pieces, ordinary_slide, precisions
 from tests.bench.command import SegmentRun, same_nuclei, segment
 from tests.bench.figures import Bench, Figure, figure
 from tests.bench.made_slides import make_slide
@@ -35,7 +35,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
     side_px = QUICK_SIDE_PX if bench.quick else SIDE_PX
     pieces = ordinary_pieces(bench)
     made = make_slide(bench.work / "tissue.tif", pieces, side_px=side_px, tissue_share=1.0)
-    slide = None if bench.quick else make_slide(bench.work / "slide.tif", pieces, side_px=ORDINARY_PX, seed=3)
+    slide = None if bench.quick else ordinary_slide(bench, pieces)
     array = bench.work / "tissue.npy"
     with open_slide(str(made.path)) as field:
         np.save(array, field.read(0, Window(0, 0, side_px, side_px)).transpose(1, 2, 0))

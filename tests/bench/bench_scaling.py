@@ -15,6 +15,7 @@ from microtome.options import Options
 from microtome.pipeline import prepare
 from microtome.stages.run import Run, RunRef, open_run
 from microtome.stages.sweep import Tally, sweep
+from tests.bench.bench_end_to_end import slides
 from tests.bench.command import same_nuclei, segment
 from tests.bench.figures import Bench, Figure, Skipped, figure
 from tests.bench.made_slides import make_slide, pieces_of
@@ -31,20 +32,21 @@ SIDE_PX = 163_840
 
 
 def real(bench: Bench) -> Iterator[Figure]:
-    """The shared slide by 1 and by 2 workers, rounds interleaved."""
+    """The shared slide and the one of 1.7 gigapixels by 1 and by 2 workers, rounds interleaved."""
     if cores() < 2:
         raise Skipped("this machine has one core")
-    pairs = [
-        tuple(segment(bench.slide, bench.work / "workers", "--workers", str(workers)) for workers in (1, 2))
-        for _ in range(bench.rounds)
-    ]
-    same_nuclei([run for pair in pairs for run in pair])
-    yield figure(
-        "workers", "2 against 1, stages", "x", [one.stages_s / two.stages_s for one, two in pairs], ">= 1.9"
-    )
-    yield figure(
-        "workers", "2 against 1, start-up counted", "x", [one.wall_s / two.wall_s for one, two in pairs]
-    )
+    for name, slide in slides(bench).items():
+        pairs = [
+            tuple(segment(slide, bench.work / "workers", "--workers", str(workers)) for workers in (1, 2))
+            for _ in range(bench.rounds)
+        ]
+        same_nuclei([run for pair in pairs for run in pair])
+        stages = [one.stages_s / two.stages_s for one, two in pairs]
+        yield figure(f"workers {name}", "2 against 1, stages", "x", stages, ">= 1.9")
+        wall = [one.wall_s / two.wall_s for one, two in pairs]
+        yield figure(f"workers {name}", "2 against 1, start-up counted", "x", wall)
+        cpu = [two.cpu_s / one.cpu_s for one, two in pairs]
+        yield figure(f"workers {name}", "CPU time of the stages, 2 against 1", "x", cpu)
 
 
 def sleeping(bench: Bench) -> Iterator[Figure]:

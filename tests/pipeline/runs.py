@@ -52,6 +52,6 @@ class ShuffledCluster(Cluster):
         super().__init__(cluster.client)
         self._random = random.Random(seed)
 
-    def fan_out(self, work, calls, on_done, *, name, costs=()):
+    def fan_out(self, work, calls, on_done, *, name, costs=(), needs=None):
         shuffled = self._random.sample(list(calls), len(calls))
-        super().fan_out(work, shuffled, on_done, name=name)
+        super().fan_out(work, shuffled, on_done, name=name, needs=needs)

@@ -12,10 +12,15 @@ from microtome.errors import SlideDamaged
 from microtome.options import Options
 from microtome.pipeline import finish, prepare
 from microtome.plan import make_plan
+from microtome.stages import stitch
+from microtome.stages.run import Run
+from microtome.stages.sweep import Needs, Tally, TooEarly, sweep
+from microtome.store import ResultStore
 from tests.damaged import damaged_copy
 from tests.pipeline.runs import run_plan
 
 WORKS_S = 0.3
+PATIENCE_S = 60
 
 
 def work(kind, index, folder):
@@ -103,10 +108,15 @@ def test_who_came_first_is_served_first(cluster, tmp_path):
     assert max(index for index, kind in enumerate(order) if kind == "a2") < 20
 
 
-def test_infer_begins_before_chunk_has_ended(tcga_slide, cluster, tmp_path):
+@pytest.fixture(scope="module")
+def tcga(tcga_slide, cluster, tmp_path_factory):
+    """The plan of a slide of 24 shards, and its result."""
     plan = make_plan(str(tcga_slide), Options(precision="int8"))
-    store = run_plan(plan, tmp_path / "slide.ome.zarr", cluster)
-    chunk, infer = (store.recorded(stage).values() for stage in ("chunk", "infer"))
+    return plan, run_plan(plan, tmp_path_factory.mktemp("tcga") / "slide.ome.zarr", cluster)
+
+
+def test_infer_begins_before_chunk_has_ended(tcga):
+    chunk, infer = (tcga[1].recorded(stage).values() for stage in ("chunk", "infer"))
     first, last = min(report.began_s for report in infer), max(report.began_s for report in chunk)
     assert first < last
     assert len([report for report in chunk if report.began_s < first]) < len(chunk) / 2
@@ -127,3 +137,122 @@ def test_a_damaged_slide_is_refused_before_all_of_it_went_through_the_network(ti
         finish(prepared, cluster, count)
     assert len(inferred) < len(prepared.run.shards_with_tissue())
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_needs_something_waits_for_that_alone(cluster, tmp_path):
+    order = []
+
+    def needed():
+        for index in (1, 0):
+            cluster.fan_out(work, [("needed", index, str(tmp_path))], order.append, name=f"needed-{index}")
+            cluster.say_done(("needed", index))
+            until = time.monotonic() + PATIENCE_S
+            while f"needing-{index}" not in marks(tmp_path, "began"):
+                assert time.monotonic() < until, "it does not begin before all that is needed is done"
+                time.sleep(WORKS_S / 10)
+
+    needing = partial(
+        cluster.fan_out,
+        work,
+        [("needing", 0, str(tmp_path)), ("needing", 1, str(tmp_path)), ("free", 0, str(tmp_path))],
+        order.append,
+        name="needing",
+        needs=lambda call: [("needed", call[1])] if call[0] == "needing" else [],
+    )
+    cluster.at_once([needing, needed])
+    assert sorted(order[:2]) == ["free", "needed"]
+    for index in (0, 1):
+        ended, began = tmp_path / f"needed-{index}-ended", tmp_path / f"needing-{index}-began"
+        assert ended.stat().st_mtime < began.stat().st_mtime
+
+
+def test_what_waits_for_what_has_failed_is_stopped(cluster, tmp_path):
+    waiting = partial(
+        cluster.fan_out, work, calls_of("never", tmp_path), print, name="never", needs=lambda call: ["it"]
+    )
+
+    def fail():
+        time.sleep(WORKS_S)
+        raise ValueError("before it was done")
+
+    with pytest.raises(ValueError, match="before it was done"):
+        cluster.at_once([waiting, fail])
+    assert not marks(tmp_path, "began")
+
+
+@pytest.mark.parametrize("beside", [[], [lambda: None]], ids=["alone", "beside one that ends"])
+def test_what_waits_for_nothing_that_will_come_is_an_error_not_a_standstill(cluster, tmp_path, beside):
+    waiting = partial(
+        cluster.fan_out, work, calls_of("never", tmp_path), print, name="never", needs=lambda call: ["it"]
+    )
+    with pytest.raises(RuntimeError, match="never waits for what nobody is left to do"):
+        cluster.at_once([waiting, *beside])
+
+
+def test_a_shard_is_stitched_once_those_around_it_are_inferred(tcga):
+    plan, store = tcga
+    inferred, stitched = store.recorded("infer"), store.recorded("stitch")
+    done = {shard: report.began_s + report.seconds for shard, report in inferred.items()}
+    for shard, report in stitched.items():
+        around = {near.index for near in plan.grid.around(plan.grid[shard])} & set(done)
+        assert report.began_s > max((done[near] for near in around), default=0.0)
+    assert min(report.began_s for report in stitched.values()) < max(done.values()), "not after all of them"
+
+
+def too_early_once(run, index, tally, folder):
+    """A sweep's work that wants more than its neighbours the first time."""
+    mark = Path(folder) / f"{index}-tried"
+    if index % 2 and not mark.exists():
+        mark.touch()
+        raise TooEarly
+    assert not index % 2 or run.store.is_closed("first")
+
+
+def easy(run, index, tally):
+    time.sleep(WORKS_S)
+
+
+def test_a_shard_for_which_it_was_too_early_is_done_when_the_other_sweep_is_complete(
+    field_plan, cluster, tmp_path
+):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    store.put("plan.json", field_plan.to_json())
+    run = Run(field_plan, store)
+    shards = [shard.index for shard in field_plan.grid]
+    reports = []
+    second = partial(
+        sweep,
+        run,
+        cluster,
+        "second",
+        too_early_once,
+        [(shard, str(tmp_path)) for shard in shards],
+        reports.append,
+        needs=Needs("first", lambda shard: [shard]),
+    )
+    first = partial(sweep, run, cluster, "first", easy, [(shard,) for shard in shards], lambda progress: None)
+    cluster.at_once([second, first])
+    assert set(store.recorded("second")) == set(shards)
+    assert [progress.done for progress in reports] == list(range(len(shards) + 1))
+    assert len(list(tmp_path.glob("*-tried"))) == len(shards) // 2
+
+
+def test_beyond_its_neighbours_a_shard_is_read_only_when_all_are_inferred(field_plan, tmp_path, monkeypatch):
+    """Seams that need more are rare: here, every one does."""
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    run = Run(field_plan, store)
+    asked = []
+
+    def widened(read_parts, grid, shard, scale, *, max_overlap):
+        read_parts(grid.around(shard))
+        asked.append(shard.index)
+        raise KeyError(len(read_parts([grid[0]])))
+
+    monkeypatch.setattr(stitch.seams, "settle_shard", widened)
+    monkeypatch.setattr(stitch, "_candidates_of", lambda run, shards, tally: [None for _ in shards])
+    with pytest.raises(TooEarly):
+        stitch.settle_shard(run, 8, Tally())
+    store.close_stage("infer", [])
+    with pytest.raises(KeyError, match="1"):
+        stitch.settle_shard(run, 8, Tally())
+    assert asked == [8, 8]
