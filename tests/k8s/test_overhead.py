@@ -1,6 +1,7 @@
 """The same slide in a pod and by bare processes, in turn: what containers cost."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from tests.pipeline.runs import digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TURNS = 3
+TURNS = int(os.environ.get("MICROTOME_TEST_TURNS", "1"))
+"""One shows that it works; three and more, on a quiet machine, tell the cost from chance."""
 
 
 def segment(slide: str, output: str) -> list[str]:
@@ -63,7 +65,7 @@ def in_a_pod(installed, store, name: str, command: list[str]) -> None:
     installed.kubectl("delete", "pod", name)
 
 
-def test_a_pod_makes_the_same_bytes_in_about_the_same_time(installed, store, slide, tcga_slide, figures):
+def test_a_pod_makes_the_same_bytes_and_what_it_costs_is_told(installed, store, slide, tcga_slide, figures):
     busy, cpu = [], []
     for turn in range(TURNS):
         bare, pods = f"s3://results/bare-{turn}", f"s3://results/pod-{turn}"
@@ -82,5 +84,5 @@ def test_a_pod_makes_the_same_bytes_in_about_the_same_time(installed, store, sli
     for what, percent in (("stages' time", busy), ("core-seconds", cpu)):
         figures.append(
             f"a pod against bare processes, {what}: {statistics.median(percent):+.1f} % "
-            f"({min(percent):+.1f} to {max(percent):+.1f} in {TURNS} turns; goal 3)"
+            f"({min(percent):+.1f} to {max(percent):+.1f} in {TURNS} turn(s); goal 3)"
         )
