@@ -155,6 +155,8 @@ class Cluster:
             mine.update(tasks)
             self._running.update(tasks)
             running.update(tasks)
+            if self._stopped.is_set():  # meanwhile: `_stop` may not have seen these
+                self._client.cancel(tasks, force=True)
 
         known = -1
         try:

@@ -148,6 +148,8 @@ def sweep(
         first = min(unread)
         place = (first.level, first.index, first.y_px, first.x_px)
         raise SlideDamaged(run.plan.slide.uri, len(unread), run.slide.tiles, place)
+    if missing := wanted - reports.keys():
+        raise RuntimeError(f"{name}: shards {sorted(missing)} were not done")
     run.store.close_stage(name, [reports[index] for index in sorted(reports)])
     cluster.say_done((run.ref, name))
     return Swept(reports, resumed)
