@@ -1,6 +1,6 @@
 # `make` lists what there is. Every target sets up what it needs; a second call costs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down train-env train-test view test test-faults test-k8s lint format bench bench-quick lock lock-train clean
+.PHONY: help setup demo up down train-env train-test view test test-faults test-k8s lint format bench bench-quick lock lock-train lock-bom clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -63,6 +63,11 @@ lock-train: setup  ## the same for .train-env
 	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.12 \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) \
 		requirements-train.in -o requirements-train.lock
+
+lock-bom: setup  ## the same for the list of packages in the image
+	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --python-version 3.12 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) \
+		requirements-bom.in -o requirements-bom.lock
 
 clean:  ## removes .venv, caches and the demo
 	@rm -rf .venv .train-env .state demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

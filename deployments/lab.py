@@ -80,8 +80,8 @@ class Lab:
             "PREFECT_SERVER_METRICS_ENABLED": "true",
             # SQLite has one writer at a time: on a busy machine 10 s are too short to wait for it.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-            # A run starts up to so many seconds after its event; 10 and 15 by default.
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            # A run starts up to so many seconds after its event; 10 by default.
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",
             # A run that found no slot tries again; 30 by default.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
@@ -99,8 +99,13 @@ class Lab:
             # The block is made when the deployments are registered.
             defaults["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] = "true"
             defaults["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = "remote-file-system/microtome-results"
-        # Never a server that the shell happens to know: the deployments would be registered there.
-        return {**defaults, **self.given, "PREFECT_API_URL": f"{self.pages}/api"}
+        ours = {
+            # Never a server that the shell happens to know: the deployments would be registered there.
+            "PREFECT_API_URL": f"{self.pages}/api",
+            # A run is started as `python`.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self.given.get('PATH', os.defpath)}",
+        }
+        return {**defaults, **self.given, **ours}
 
     @cached_property
     def services(self) -> dict[str, list[str]]:

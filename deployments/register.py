@@ -5,6 +5,7 @@ processes of the worker's machine, or Jobs of Kubernetes where there is a job te
 """
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -78,20 +79,35 @@ def wait_for_server(client: SyncPrefectClient) -> None:
 
 def make_pool(client: SyncPrefectClient, pool: str, job_template: dict[str, Any] | None) -> None:
     """The pool and its queues; a limit that somebody has changed is left as it is."""
-    kind, template = "process", ProcessWorker.get_default_base_job_template()
-    if job_template is not None:
-        kind, template = "kubernetes", job_template
+    kind = "process" if job_template is None else "kubernetes"
     try:
-        client.read_work_pool(pool)
-        if job_template is not None:
-            client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+        found = client.read_work_pool(pool)
     except ObjectNotFound:
+        template = job_template or ProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name=pool, type=kind, base_job_template=template))
+        found = client.read_work_pool(pool)
+    template = job_template or found.base_job_template
+    if found.type == "process":
+        template = started_by_one_process(template)
+    if template != found.base_job_template:
+        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
     for name, limit in QUEUES.items():
         try:
             client.create_work_queue(name, concurrency_limit=limit, work_pool_name=pool)
         except ObjectAlreadyExists:
             continue
+
+
+def started_by_one_process(template: dict[str, Any]) -> dict[str, Any]:
+    """A process pool's template with the command that a run starts with, unless somebody has said another.
+
+    Left to itself the worker starts a process that looks for the flow's folder and its dependencies, and
+    that a second one: Prefect is imported twice before a run has begun.
+    """
+    template = copy.deepcopy(template)
+    command = template["variables"]["properties"]["command"]
+    command["default"] = command.get("default") or "python -m prefect.engine"
+    return template
 
 
 def deploy(pool: str) -> None:

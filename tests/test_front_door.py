@@ -91,6 +91,13 @@ def test_import_microtome_loads_neither_openvino_nor_dask():
     assert not {"openvino", "dask", "distributed", "prefect"} & set(loaded)
 
 
+def test_prefect_does_not_import_a_grammar_of_addresses():
+    # A second of every process of Prefect's: jsonschema takes it where some package has brought it along.
+    code = "import sys, prefect.engine; print('rfc3987_syntax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_the_lock_names_no_index_and_hashes_every_package():
     lock = (ROOT / "requirements.lock").read_text()
     assert not re.findall(r"https?://|--(?:extra-)?index-url|--find-links|file:", lock)

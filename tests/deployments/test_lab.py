@@ -120,6 +120,22 @@ def prefect(lab, *words):
     subprocess.run(command, cwd=ROOT, env=lab.environment, check=True, capture_output=True)
 
 
+def test_a_run_starts_as_one_process_unless_somebody_wants_it_otherwise(lab, api):
+    pool = "/work_pools/slides"
+
+    def command_after_registering(told):
+        template = api.request("GET", pool)["base_job_template"]
+        template["variables"]["properties"]["command"]["default"] = told
+        api.request("PATCH", pool, {"base_job_template": template})
+        installation.register(lab)
+        return api.request("GET", pool)["base_job_template"]["variables"]["properties"]["command"]["default"]
+
+    own = "nice python -m prefect.engine"
+    assert command_after_registering(own) == own
+    # As Prefect makes pools, and as ours were made once.
+    assert command_after_registering(None) == "python -m prefect.engine"
+
+
 def test_submit_prints_the_address_of_its_run_and_ends_as_it_ends(lab, slides, tmp_path):
     (tmp_path / "a.tif").write_bytes(slides(30))
     words = ("submit", str(tmp_path / "a.tif"), "-o", str(tmp_path / "out"), "--wait")
