@@ -1,9 +1,8 @@
 """The only module that knows Dask: connect or start, fan out, collect small records, cancel."""
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -18,6 +17,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.utils import thread_state  # type: ignore[attr-defined]  # not in its __all__
 
 from microtome import forks
+from microtome.beside import Beside
 from microtome.cpu import cores
 from microtome.errors import ClusterUnreachable, MicrotomeError, OptionError, StoppedBeside, WorkersDied
 
@@ -65,10 +65,7 @@ class Cluster:
         self._client = client
         self._began_s = time.time()
         self._running: set[Future[Any]] = set()
-        self._stopped = threading.Event()
-        self._changed = threading.Condition()
-        self._done: set[Hashable] = set()
-        self._at_work = self._waiting = 0
+        self._beside = Beside()
 
     @property
     def client(self) -> Client:
@@ -80,29 +77,22 @@ class Cluster:
         The first error is raised, once tasks of the others that have begun have ended: nothing is written
         any more. What has not begun is cancelled.
         """
-        self._at_work = len(works)
-        try:
+        with self._beside.at_work(len(works)):
             if len(works) == 1:
                 works[0]()
                 return
             with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
-                calls = [threads.submit(copy_context().run, self._counted, work) for work in works]
+                calls = [threads.submit(copy_context().run, self._do, work) for work in works]
                 try:
                     for call in futures.as_completed(calls):
                         call.result()
                 except BaseException as error:
                     self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
                     raise
-        finally:
-            self._stopped.clear()
-            self._done.clear()
-            self._at_work = 0
 
     def say_done(self, *things: Hashable) -> None:
         """Let go whatever waits for these things in the same `at_once`."""
-        with self._changed:
-            self._done.update(things)
-            self._changed.notify_all()
+        self._beside.say_done(*things)
 
     def fan_out[T](
         self,
@@ -134,82 +124,61 @@ class Cluster:
         RuntimeError
             If a call needs what nobody is left to do.
         """
-        keys = [f"{name}-{call}" for call in calls]
+        by_key = {f"{name}-{call}": call for call in calls}
+        held = {key: needs(call) if needs else () for key, call in by_key.items()}
         spent = accumulate(costs, initial=0.0) if costs else repeat(0.0)
-        priority = {key: -self._began_s - before * COST_S for key, before in zip(keys, spent, strict=False)}
-        wants = [frozenset(needs(call)) if needs else frozenset() for call in calls]
-        held = {key: (call, want) for key, call, want in zip(keys, calls, wants, strict=True)}
+        priority = {key: -self._began_s - before * COST_S for key, before in zip(by_key, spent, strict=False)}
         mine: set[Future[Any]] = set()
         running = as_completed(loop=self._client.loop)
-
-        def hand_out(ready: Sequence[str]) -> None:
-            # At once: of tasks that come one by one, Dask gives the first to workers that are busy.
-            tasks = self._client.map(
-                partial(_attempt, work),
-                [held.pop(key)[0] for key in ready],
-                key=list(ready),
-                pure=False,
-                retries=RETRIES,
-                priority=priority.__getitem__,  # type: ignore[arg-type]  # of the key, as in dask.annotate
-            )
-            mine.update(tasks)
-            self._running.update(tasks)
-            running.update(tasks)
-            if self._stopped.is_set():  # meanwhile: `_stop` may not have seen these
-                self._client.cancel(tasks, force=True)
-
-        known = -1
         try:
             while True:
-                if held and len(self._done) != known and not self._stopped.is_set():
-                    with self._changed:
-                        known = len(self._done)
-                        ready = [key for key, (_, want) in held.items() if want <= self._done]
-                    if ready:
-                        hand_out(ready)
-                if running.is_empty():
-                    if not held or self._stopped.is_set():
-                        break
-                    self._wait_for_more(known, name)
-                    continue
-                future = next(running)
-                if self._stopped.is_set() and future.cancelled():
-                    continue
-                on_done(_result_of(future))
-                # A finished future that is held would run again should its worker die.
-                future.release()
-            if self._stopped.is_set():
-                raise StoppedBeside(name)
+                # Together: of tasks that come one by one, Dask gives the first to workers that are busy.
+                if ready := self._beside.ready(held):
+                    for key in ready:
+                        del held[key]
+                    tasks = self._submit(work, {key: by_key[key] for key in ready}, priority)
+                    mine.update(tasks)
+                    running.update(tasks)
+                if not running.is_empty():
+                    future = next(running)
+                    if self._beside.is_stopped and future.cancelled():
+                        continue
+                    on_done(_result_of(future))
+                    # A finished future that is held would run again should its worker die.
+                    future.release()
+                elif self._beside.is_stopped:
+                    raise StoppedBeside(name)
+                elif not held:
+                    return
+                elif not self._beside.wait(held):
+                    raise RuntimeError(f"{name} waits for what nobody is left to do")
         finally:
             self._running -= mine
             self._client.cancel([future for future in mine if not future.done()], force=True)
 
-    def _counted(self, work: Callable[[], object]) -> None:
-        work()  # if it fails, `at_once` stops those that wait
-        with self._changed:
-            self._at_work -= 1
-            self._changed.notify_all()
+    def _submit[T](
+        self, work: Callable[..., T], calls: Mapping[str, tuple[Any, ...]], priority: Mapping[str, float]
+    ) -> list["Future[Any]"]:
+        tasks = self._client.map(
+            partial(_attempt, work),
+            list(calls.values()),
+            key=list(calls),
+            pure=False,
+            retries=RETRIES,
+            priority=priority.__getitem__,  # type: ignore[arg-type]  # of the key, as in dask.annotate
+        )
+        self._running.update(tasks)
+        if self._beside.is_stopped:  # meanwhile: `_stop` may not have seen these
+            self._client.cancel(tasks, force=True)
+        return tasks
 
-    def _wait_for_more(self, known: int, name: str) -> None:
-        """Until something was said to be done beyond the `known` number of things, or all is to stop."""
-        with self._changed:
-            self._waiting += 1
-            try:
-                self._changed.wait_for(
-                    lambda: (
-                        len(self._done) > known or self._stopped.is_set() or self._waiting >= self._at_work
-                    )
-                )
-                if len(self._done) == known and not self._stopped.is_set():
-                    raise RuntimeError(f"{name} waits for what nobody is left to do")
-            finally:
-                self._waiting -= 1
+    def _do(self, work: Callable[[], object]) -> None:
+        work()  # if it fails, `at_once` stops those that wait
+        self._beside.say_ended()
 
     def _stop(self, *, let_end: bool) -> None:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
-        with self._changed:
-            self._stopped.set()
-            self._changed.notify_all()
+        self._beside.stop()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
         left = [future for future in tuple(self._running) if future.key not in begun]
         self._client.cancel([future for future in left if not future.done()], force=True)
