@@ -190,6 +190,9 @@ def start(lab: Lab, name: str) -> None:
     """In a session of its own: it outlives the terminal."""
     if running(lab, name) is not None:
         return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job does. What it starts would too, and Prefect's worker ends by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with (lab.state / "logs" / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             lab.services[name],
