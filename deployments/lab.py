@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 
 from deployments.settings import number
+from microtome import forks
 from microtome.cpu import cores
 from microtome.errors import MicrotomeError, OptionError
 
@@ -87,13 +88,12 @@ class Lab:
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
             # Runs that died are found by their silence (automations.yaml).
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-            # A worker that holds a second task keeps it from the idle, and from one that is more urgent.
-            "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
+            "DASK_CONFIG": str(ROOT / "microtome" / "dask.yaml"),
             "MICROTOME_SCHEDULER": self.scheduler,
             "MICROTOME_SOURCES": str(self.state / "slides"),
             "MICROTOME_OUTPUT": str(self.state / "results"),
             "MICROTOME_INTAKE_TOKEN_FILE": str(self.state / "intake-token"),
-            "OMP_NUM_THREADS": "1",
+            **forks.ENVIRONMENT,
         }
         if "MICROTOME_PREFECT_RESULTS" in self.given:
             # The block is made when the deployments are registered.

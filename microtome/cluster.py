@@ -7,8 +7,9 @@ from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate, repeat
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -24,8 +25,7 @@ from microtome.errors import ClusterUnreachable, MicrotomeError, OptionError, St
 RETRIES = 2
 """A shard that fails for no fault of the user's runs again this often, on any worker."""
 
-ONE_TASK_AT_A_TIME = {"distributed.scheduler.worker-saturation": 1.0}
-"""For a scheduler. A worker that holds a second task keeps it from the idle, and from a more urgent one."""
+SETTINGS = Path(__file__).with_name("dask.yaml")
 
 COST_S = 1e-6
 """A unit of cost weighs as much as so many seconds of having come earlier."""
@@ -226,9 +226,17 @@ def _result_of(future: "Future[Any]") -> Any:  # Any: Dask does not type its fut
     return result
 
 
+@cache
+def use_settings() -> None:
+    """Our settings for the schedulers and workers of this process, but where somebody has set others."""
+    for settings in dask.config.collect_yaml([str(SETTINGS)]):
+        dask.config.update_defaults(settings)
+
+
 def _configure() -> None:
-    """Have Dask fork its workers from the process of `forks`, and hand each one task at a time."""
-    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver", **ONE_TASK_AT_A_TIME})
+    """Have Dask use our settings, and fork its workers from the process of `forks`."""
+    use_settings()
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     # Dask would preload pandas and whatever else it knows, and import it here too.
     distributed.utils._forkserver_preload_set = True
     forks.start()

@@ -1,10 +1,10 @@
-"""The process that workers are forked from has one thread a library; who starts it keeps its settings."""
+"""The process that workers are forked from has an environment of its own; who starts it keeps theirs."""
 
 import os
 import subprocess
 import sys
 
-from microtome.forks import ONE_THREAD
+from microtome.forks import ENVIRONMENT
 
 PROGRAM = """
 import os
@@ -20,9 +20,9 @@ forked.join()
 """
 
 
-def test_what_is_forked_has_one_thread_and_this_process_keeps_its_settings():
-    given = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+def test_what_is_forked_has_its_environment_and_this_process_keeps_its_own():
+    given = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     given["OMP_NUM_THREADS"] = "7"
     command = [sys.executable, "-c", PROGRAM]
     forked = subprocess.run(command, env=given, check=True, capture_output=True, text=True).stdout
-    assert {f"{name}=1" for name in ONE_THREAD} <= set(forked.splitlines())
+    assert {f"{name}={value}" for name, value in ENVIRONMENT.items()} <= set(forked.splitlines())

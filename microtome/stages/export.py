@@ -7,7 +7,7 @@ from microtome.export import FEATURES, TABLE, GeoParquetWriter, geojson_begin, g
 from microtome.grid import Shard
 from microtome.nuclei import Nuclei
 from microtome.records import StageReport
-from microtome.stages.run import Run
+from microtome.stages.run import Run, drop_network
 from microtome.stages.stitch import features_key, read_nuclei_parts
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
 
@@ -23,6 +23,7 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
 
 def export_file(run: Run, index: int, tally: Tally) -> None:
     """One of the two files, streamed: one shard is in memory at a time."""
+    drop_network()
     if index == TABLE_CALL:
         _table(run, tally)
     else:

@@ -16,7 +16,7 @@ from microtome.records import ShardReport, StageReport, busy_s
 from microtome.report.page import Sources, write_report
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import RunFacts
-from microtome.stages.run import Run
+from microtome.stages.run import Run, drop_network
 from microtome.stages.stitch import read_nuclei_parts, stats_key
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
 from microtome.store import ResultStore
@@ -42,6 +42,7 @@ def tidy(run: Run) -> None:
 
 def publish_result(run: Run, index: int, tally: Tally) -> None:
     """Report first, then metadata, the root's last."""
+    drop_network()
     plan, store = run.plan, run.store
     sources = Sources(
         levels=run.slide.levels, read=run.slide.read, nuclei_in=lambda window: nuclei_near(run, window)

@@ -8,7 +8,7 @@ from microtome.ngff import TASK_LEVELS, ArraySpec, image_arrays, label_arrays
 from microtome.pyramid import halve_labels, halve_pixels
 from microtome.records import StageReport
 from microtome.stages.levels import write_levels
-from microtome.stages.run import Run
+from microtome.stages.run import Run, drop_network
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
 
 NAME = "pyramid"
@@ -36,6 +36,7 @@ def blocks_of(arrays: tuple[ArraySpec, ...], base: int) -> Grid:
 
 def pyramid_block(run: Run, number: int, tally: Tally, base: int, kind: Kind, index: int) -> None:
     """A block of level `base`, halved up to three times."""
+    drop_network()
     arrays = image_arrays(run.plan) if kind == "pixels" else label_arrays(run.plan)
     block = blocks_of(arrays, base)[index]
     place, above = (block.row, block.col), arrays[base + 1 : base + 1 + TASK_LEVELS]

@@ -125,3 +125,11 @@ def network_of(run: Run) -> Network:
         _networks.wanted = wanted
     network: Network = _networks.network
     return network
+
+
+def drop_network() -> None:
+    """Free the network of this thread, half of a worker's memory: for stages that come after `infer`.
+
+    `network_of` loads it again, should another slide's shard come.
+    """
+    vars(_networks).clear()

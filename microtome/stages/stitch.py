@@ -23,7 +23,7 @@ from microtome.report.shard_stats import ShardStats
 from microtome.seams import Part, part_from_bytes
 from microtome.stages import infer
 from microtome.stages.levels import write_levels
-from microtome.stages.run import Run
+from microtome.stages.run import Run, drop_network
 from microtome.stages.sweep import Needs, OnShard, Tally, TooEarly, stage_report, sweep
 from microtome.stardist import Candidates
 
@@ -110,6 +110,7 @@ def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> N
 
     `first` holds the first ids of the shards around it, in index order.
     """
+    drop_network()
     plan, shard = run.plan, run.plan.grid[index]
     around = plan.grid.around(shard)
     with tally.timed("read"):

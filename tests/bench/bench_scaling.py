@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import dask
 import psutil
 from distributed import Client, LocalCluster, Worker
 
-from microtome.cluster import ONE_TASK_AT_A_TIME, Cluster
+from microtome.cluster import Cluster, use_settings
 from microtome.cpu import cores
 from microtome.options import Options
 from microtome.pipeline import prepare
@@ -88,10 +87,8 @@ def sleeping(bench: Bench) -> Iterator[Figure]:
 def _sleepers(number: int, ref: RunRef) -> Iterator[Client]:
     """Workers of one slot each, threads of two processes; client and scheduler are in this one."""
     context = multiprocessing.get_context("spawn")
-    with (
-        dask.config.set(ONE_TASK_AT_A_TIME),
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as cluster,
-    ):
+    use_settings()
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=None, silence_logs=50) as cluster:
         shares = [share for share in (number // 2, number - number // 2) if share]
         address = cluster.scheduler_address
         hosts = [context.Process(target=_host, args=(address, share, ref), daemon=True) for share in shares]
@@ -110,6 +107,7 @@ def _sleepers(number: int, ref: RunRef) -> Iterator[Client]:
 def _host(scheduler: str, number: int, ref: RunRef) -> None:
     """In a process of its own: so many workers. The plan is opened once for all, as a worker does."""
     open_run(ref)
+    use_settings()
 
     async def serve() -> None:
         workers = [Worker(scheduler, nthreads=1, dashboard=False, silence_logs=50) for _ in range(number)]

@@ -1,14 +1,18 @@
 """The whole installation: a real server, worker, intake, Dask cluster and S3, from upload to result."""
 
+import os
 import subprocess
 import sys
 
 import boto3
+import dask
 import httpx
 import pytest
+from distributed import Client
 
 from deployments import lab as installation
 from deployments.lab import ROOT
+from microtome.forks import ENVIRONMENT
 from microtome.submit import FINAL
 from tests.deployments.labs import OF_AN_INSTALLATION, Api, lab_in
 from tests.waiting import until
@@ -167,3 +171,12 @@ def test_a_second_up_starts_nothing_twice(lab):
     before = {name: installation.running(lab, name) for name in lab.services}
     installation.up(lab)
     assert {name: installation.running(lab, name) for name in lab.services} == before
+
+
+def test_the_dask_cluster_has_our_settings_and_its_workers_our_environment(lab):
+    with Client(lab.scheduler, set_as_default=False) as client:
+        (looks,) = client.run(dask.config.get, "distributed.worker.profile.enabled").values()
+        saturation = client.run_on_scheduler(dask.config.get, "distributed.scheduler.worker-saturation")
+        (environment,) = client.run(lambda: dict(os.environ)).values()
+    assert (looks, saturation) == (False, 1.0)
+    assert ENVIRONMENT.items() <= environment.items()

@@ -8,6 +8,8 @@ from tests.k8s.installation import wait_until
 
 LOOK = """
 import importlib.metadata, json, os, pathlib, shutil, sys
+import dask, distributed
+from microtome.forks import ENVIRONMENT
 sbom = json.load(open("/opt/microtome/sbom.cdx.json"))
 try:
     pathlib.Path("/opt/microtome/new").touch()
@@ -20,6 +22,8 @@ after = {path.name for path in pathlib.Path("/tmp/numba").rglob("*.nbc")}
 json.dump({
     "uid": os.getuid(), "refused": refused, "compiled": sorted(after - before), "kernels": len(before),
     "compilers": [name for name in ("cc", "gcc", "g++", "clang", "make", "ld") if shutil.which(name)],
+    "profiles": dask.config.get("distributed.worker.profile.enabled"),
+    "unlike_forks": [name for name, value in ENVIRONMENT.items() if os.environ.get(name) != value],
     "listed": {part["name"].lower().replace("_", "-"): part["version"] for part in sbom["components"]},
     "there": {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()},
 }, sys.stdout)
@@ -85,3 +89,11 @@ def test_there_is_no_compiler(found):
 def test_the_list_of_contents_names_every_package_with_its_version(found):
     there = {name: version for name, version in found["there"].items() if name not in ("pip", "microtome")}
     assert there.items() <= found["listed"].items()
+
+
+def test_dask_looks_at_itself_no_more_than_needed(found):
+    assert found["profiles"] is False
+
+
+def test_workers_have_the_environment_of_those_that_we_fork(found):
+    assert found["unlike_forks"] == []
