@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
@@ -23,8 +23,8 @@ TEMPORARY = ".writing"
 """Suffix of a file that is not whole yet; `listing` leaves such files out."""
 ABANDONED_S = 3600.0
 """A temporary file of another host that is this old has no writer any more."""
-READERS = 16
-"""Small keys that are read at once from a bucket, to hide its latency."""
+REQUESTS = 16
+"""Keys that are read or written at once in a bucket, to hide its latency."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
 
@@ -42,6 +42,10 @@ class Keyspace(Protocol):
         CannotWrite
             If writing there is not allowed.
         """
+        ...
+
+    def put_each(self, data: Mapping[str, bytes]) -> None:
+        """As `put` of every key. Where one fails, others may have been written."""
         ...
 
     def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
@@ -83,6 +87,10 @@ class Folder:
     def put(self, key: str, data: bytes) -> None:
         with self.writing(key) as file:
             file.write(data)
+
+    def put_each(self, data: Mapping[str, bytes]) -> None:
+        for key, text in data.items():
+            self.put(key, text)
 
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
@@ -155,6 +163,11 @@ class Bucket:
         except (FileNotFoundError, PermissionError) as error:
             raise CannotWrite(f"s3://{self.root}", str(error)) from error
 
+    def put_each(self, data: Mapping[str, bytes]) -> None:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(self.put, data.keys(), data.values()):
+                pass
+
     def get(self, key: str) -> bytes:
         # More than one connection would cost a request for the size first; what is read whole is small.
         data: bytes = self.files.cat_file(self._path(key), max_concurrency=1)
@@ -162,7 +175,7 @@ class Bucket:
 
     def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
         # At once: a request takes longer than its answer, and a shard wants those of its neighbours.
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             return dict(zip(keys, pool.map(self.get, keys), strict=True))
 
     @contextmanager

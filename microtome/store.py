@@ -6,7 +6,7 @@ the keys that exist; and what the manifest says is believed only of keys that ha
 
 import io
 import json
-from collections.abc import Buffer, Iterable, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from microtome.errors import OptionError
 from microtome.grid import Window
-from microtome.keyspace import READERS, Bucket, Folder, Keyspace
+from microtome.keyspace import REQUESTS, Bucket, Folder, Keyspace
 from microtome.ngff import ArraySpec, array_document
 from microtome.records import KeyRecord, ShardReport
 from microtome.s3 import reaching
@@ -73,6 +73,11 @@ class ResultStore:
         """
         self._keys.put(key, data)
         return KeyRecord(key=key, bytes=len(data), digest=digest(data))
+
+    def put_each(self, data: Mapping[str, bytes]) -> list[KeyRecord]:
+        """As `put` of several keys, in a bucket at once. Where one fails, others may have been written."""
+        self._keys.put_each(data)
+        return [KeyRecord(key=key, bytes=len(text), digest=digest(text)) for key, text in data.items()]
 
     @contextmanager
     def writing(self, key: str) -> Iterator["Sink"]:
@@ -161,7 +166,7 @@ class ResultStore:
         Records that a crash has cut short are left out.
         """
         keys = self.keys(f"{MANIFEST}/{stage}")
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             single = [report for found in pool.map(self._read_reports, keys) for report in found]
         closed = self._read_reports(_closing(stage)) if self.is_closed(stage) else ()
         # A shard done again after the stage was closed stands in its own record.
@@ -208,7 +213,7 @@ class ResultStore:
     def _listed(self, keys: Iterable[str]) -> dict[str, int]:
         """Sizes of (at least) the given keys: a listing a folder, not a request a key."""
         folders = {"/".join(key.split("/")[:-1][:LISTED_DEPTH]) for key in keys}
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(REQUESTS) as pool:
             listings = pool.map(self.sizes, sorted(folders))
             return {key: size for listing in listings for key, size in listing.items()}
 

@@ -20,6 +20,8 @@ TO_TILES = "tile it, e.g.: vips tiffsave IN OUT.tif --tile --pyramid --compressi
 CHUNK_BYTES = 1 << 20
 MAX_TILE_PX = 1 << 28
 ASPECT_SLACK_PX = 2.0
+TABLES = frozenset({273, 279, 324, 325})
+"""Tags: offsets and lengths of strips and of tiles."""
 SINGLE_KINDS = {"generic", "uniform", "shaped", "imagej"}
 
 
@@ -127,6 +129,8 @@ def _level(uri: str, image: Any) -> TiffLevel:
         parts = len(pages) if len(pages) > 1 else (3 if page.planarconfig == 2 else 1)
         offsets = _table([page.dataoffsets for page in pages], parts)
         counts = np.where(offsets > 0, _table([page.databytecounts for page in pages], parts), 0)
+    for each in pages:
+        _drop_tables(each)
     needed = grid.rows * grid.cols
     if len(offsets) < needed:
         raise NotASlide(
@@ -185,6 +189,13 @@ def _row_chunks(page: tifffile.TiffPage, grid: TileGrid) -> tuple[Ints, Ints]:
     last = np.minimum(first + grid.tile_height_px, grid.height_px)
     offsets = page.dataoffsets[0] + first * row_bytes
     return offsets[:, None], ((last - first) * row_bytes)[:, None]
+
+
+def _drop_tables(page: tifffile.TiffPage) -> None:
+    """Free tifffile's own tables: as Python's integers five times as large, 43 MB of 27 gigapixels."""
+    page.dataoffsets = page.databytecounts = ()
+    for code in TABLES & {tag.code for tag in page.tags}:
+        page.tags[code].value = ()
 
 
 def _table(columns: Sequence[Sequence[int]], parts: int) -> Ints:

@@ -18,11 +18,12 @@ def write_levels[A: (Pixels, Labels)](
     tally: Tally,
 ) -> None:
     """Write a block as one shard of the first level, its half as one of the next, and so on."""
+    encoded: dict[str, bytes] = {}
     for depth, spec in enumerate(specs):
         if depth:
             with tally.timed("halve"):
                 block = halve(block)
         with tally.timed("encode"):
-            encoded = list(encode(spec, *place, block))
-        with tally.timed("write"):
-            tally.keys += [run.store.put(key, text) for key, text in encoded]
+            encoded.update(encode(spec, *place, block))
+    with tally.timed("write"):
+        tally.keys += run.store.put_each(encoded)

@@ -101,8 +101,8 @@ def settle_shard(run: Run, index: int, tally: Tally) -> None:
     tally.pixels = shard.window.area_px
     with tally.timed("write"):
         stats = ShardStats.of(plan, shard, nuclei)
-        tally.keys.append(run.store.put(nuclei_key(shard), nuclei.to_bytes()))
-        tally.keys.append(run.store.put(stats_key(shard), stats.to_bytes()))
+        left = {nuclei_key(shard): nuclei.to_bytes(), stats_key(shard): stats.to_bytes()}
+        tally.keys += run.store.put_each(left)
 
 
 def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> None:

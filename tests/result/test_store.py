@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from microtome.errors import CannotWrite, NoSpaceLeft
+from microtome.keyspace import Bucket
 from microtome.records import ShardReport
 from microtome.store import ResultStore, digest
 
@@ -38,6 +40,29 @@ def test_a_key_reads_back_with_its_size_and_digest(store):
     assert not store.exists("0/c/0/1")
     with pytest.raises(FileNotFoundError):
         store.get("0/c/0/9/9")
+
+
+def test_several_keys_are_written_with_a_record_each(store):
+    data = {f"0/c/0/{number}": b"pixels" * number for number in range(40)}
+    records = store.put_each(data)
+    assert store.get_each(list(data)) == data
+    assert [(r.key, r.bytes, r.digest) for r in records] == [(k, len(d), digest(d)) for k, d in data.items()]
+    assert store.put_each({}) == []
+
+
+def test_a_bucket_is_sent_several_keys_at_once():
+    together = threading.Barrier(3)
+
+    class Waiting(Bucket):
+        def put(self, key: str, data: bytes) -> None:
+            together.wait(timeout=30)  # until three are under way
+
+    Waiting("s3://results/any").put_each({"a": b"", "b": b"", "c": b""})
+
+
+def test_one_of_several_keys_that_cannot_be_written_is_an_error(s3):
+    with pytest.raises(CannotWrite, match="no-such-bucket"):
+        ResultStore("s3://no-such-bucket/any").put_each({"a": b"1", "b": b"2"})
 
 
 def test_a_key_is_replaced_whole(store):
