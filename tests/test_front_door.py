@@ -38,7 +38,7 @@ def declared(*extras: str) -> set[str]:
 
 def third_party_imports(folder: Path) -> dict[str, Path]:
     """Top-level modules that the folder's code imports, each with a file that does."""
-    beside = {path.stem for path in folder.iterdir()}
+    beside = {path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
