@@ -51,13 +51,15 @@ def test_several_keys_are_written_with_a_record_each(store):
 
 
 def test_a_bucket_is_sent_several_keys_at_once():
-    together = threading.Barrier(3)
+    together, sent = threading.Barrier(3), []
 
     class Waiting(Bucket):
         def put(self, key: str, data: bytes) -> None:
             together.wait(timeout=30)  # until three are under way
+            sent.append(key)
 
     Waiting("s3://results/any").put_each({"a": b"", "b": b"", "c": b""})
+    assert sorted(sent) == ["a", "b", "c"]
 
 
 def test_one_of_several_keys_that_cannot_be_written_is_an_error(s3):
