@@ -82,6 +82,39 @@ class TissueMask:
         """Whether any cell with tissue reaches into the window (level-0 px)."""
         return bool(self.mask[self._cells(window)].any())
 
+    def touched(self, window: Window, side_px: int) -> Mask:
+        """Of the squares that a window is cut into from its first corner: those that tissue reaches into.
+
+        Parameters
+        ----------
+        window
+            Level-0 px.
+        side_px
+            Of a square, level-0 px; the last ones end with the window.
+
+        Returns
+        -------
+        Mask
+            (ceil(height / side_px), ceil(width / side_px)).
+        """
+        rows, cols = self._cells(window)
+        held = np.zeros((rows.stop - rows.start + 1, cols.stop - cols.start + 1), np.int64)
+        held[1:, 1:] = self.mask[rows, cols].cumsum(0).cumsum(1)
+        top, bottom = self._crossed(window.y0, window.y1, side_px, self.height_px, rows)
+        left, right = self._crossed(window.x0, window.x1, side_px, self.width_px, cols)
+        inside = held[np.ix_(bottom, right)] - held[np.ix_(top, right)]
+        return np.asarray(inside - held[np.ix_(bottom, left)] + held[np.ix_(top, left)] > 0)
+
+    def _crossed(
+        self, start_px: int, stop_px: int, side_px: int, size_px: int, cells: slice
+    ) -> tuple[Ints, Ints]:
+        """First and last (exclusive) of `cells` that each stretch of `side_px` reaches into."""
+        edges = np.append(np.arange(start_px, stop_px, side_px, dtype=np.int64), stop_px).clip(0, size_px)
+        first = edges[:-1] // self.cell_px
+        last = np.where(edges[1:] > edges[:-1], -(-edges[1:] // self.cell_px), first)
+        most = cells.stop - cells.start
+        return np.clip(first - cells.start, 0, most), np.clip(last - cells.start, 0, most)
+
     def share_of(self, window: Window) -> float:
         """Tissue's share of the window's part on the slide, 0..1; exact, cells cut at the window's edge."""
         inside = window.intersect(Window(0, 0, self.height_px, self.width_px))

@@ -219,6 +219,24 @@ def test_a_mask_comes_back_from_its_text(tissue: TissueMask) -> None:
     assert TissueMask.unpack(tissue.pack(), tissue.cell_px) == tissue
 
 
+@given(tissue=masks(), edges=st.tuples(*[st.integers(-30, 230)] * 4), side_px=st.integers(1, 90))
+def test_the_squares_of_a_window_are_touched_as_each_of_them_alone(
+    tissue: TissueMask, edges: tuple[int, int, int, int], side_px: int
+) -> None:
+    y0, y1, x0, x1 = *sorted(edges[:2]), *sorted(edges[2:])
+    window = Window(y0, x0, y1, x1)
+    alone = [
+        [
+            tissue.touches(Window(y, x, y + side_px, x + side_px).intersect(window))
+            for x in range(x0, x1, side_px)
+        ]
+        for y in range(y0, y1, side_px)
+    ]
+    found = tissue.touched(window, side_px)
+    assert found.shape == (-(-window.height // side_px), -(-window.width // side_px))
+    assert found.tolist() == alone
+
+
 @given(tissue=masks(), edges=st.tuples(*[st.integers(-30, 230)] * 4))
 def test_a_mask_answers_for_windows_and_points_as_its_pixels_do(
     tissue: TissueMask, edges: tuple[int, int, int, int]

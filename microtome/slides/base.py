@@ -113,8 +113,15 @@ class Slide(Protocol):
         """Height and width of a tile of level 0 in the file; of a strip, or what is read at once."""
         ...
 
-    def read_with_jpeg(self, window: Window) -> tuple[Pixels, dict[tuple[int, int], bytes]]:
-        """A window of level 0 as by `read`, and its tiles as by `copy_jpeg`; the file is read once.
+    def read_unless_white(self, window: Window) -> Pixels | None:
+        """A window of level 0 as by `read`; None where the file holds nothing but white tiles there.
+
+        Filling is the same tile again and again: it is decoded once.
+        """
+        ...
+
+    def read_with_jpeg(self, window: Window) -> tuple[Pixels | None, dict[tuple[int, int], bytes]]:
+        """As by `read_unless_white`, and the window's tiles as by `copy_jpeg`; the file is read once.
 
         Tiles that cannot be decoded are among neither (`OnBadTile.BLANK`).
         """

@@ -19,9 +19,15 @@ from microtome.slides.base import BadTile, BadTiles, Level, Mpp, OnBadTile
 WHITE = 255
 LARGE_TILE_PX = 1 << 20
 CACHE_BYTES = 128 << 20
+WHITE_PX_A_BYTE = 20
+"""A tile of nothing but white has at least so many px a byte; other glass, with its noise, mostly fewer."""
+WHITE_KINDS = 64
+"""Filling comes in few kinds: whole tiles, and some at the edges."""
 
 type Encoded = tuple[bytes, ...]
-"""The stored parts of a tile: one, or one a colour plane. None at all: the tile is not there."""
+"""The stored parts of a tile: one, or one a colour plane. None at all: the tile is not there.
+
+Equal ones, of one level, are equal tiles."""
 
 
 class UndecodableTile(Exception):
@@ -121,6 +127,7 @@ class TiledSlide:
         self._bad: set[BadTile] = set()
         self._lock = threading.Lock()
         self._large: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
+        self._white: set[tuple[int, int, Encoded]] = set()
 
     @property
     def uri(self) -> str:
@@ -168,6 +175,14 @@ class TiledSlide:
 
         The window must start on a multiple of `shrink`, and so must every tile (`can_shrink`).
         """
+        pixels = self._read(level, window, shrink)
+        return _white(_shrunk(window, shrink)).transpose(2, 0, 1) if pixels is None else pixels
+
+    def read_unless_white(self, window: Window) -> Pixels | None:
+        """See `Slide.read_unless_white`."""
+        return self._read(0, window, 1)
+
+    def _read(self, level: int, window: Window, shrink: int) -> Pixels | None:
         indices = self._crossing(level, window)
         tiles = self._store.fetch(level, indices) if indices else ()
         pixels, bad = self._compose(level, window, tiles, shrink)
@@ -178,7 +193,7 @@ class TiledSlide:
     def tile_size_px(self) -> tuple[int, int]:
         return self._store.grids[0].tile_height_px, self._store.grids[0].tile_width_px
 
-    def read_with_jpeg(self, window: Window) -> tuple[Pixels, dict[tuple[int, int], bytes]]:
+    def read_with_jpeg(self, window: Window) -> tuple[Pixels | None, dict[tuple[int, int], bytes]]:
         """See `Slide.read_with_jpeg`."""
         tiles = list(self._store.fetch(0, self._crossing(0, window)))
         pixels, bad = self._compose(0, window, tiles, 1)
@@ -205,13 +220,15 @@ class TiledSlide:
 
     def _compose(
         self, level: int, window: Window, tiles: Iterable[tuple[int, Encoded]], shrink: int
-    ) -> tuple[Pixels, list[BadTile]]:
-        """The window put together of its tiles, and those that cannot be decoded, which are white."""
+    ) -> tuple[Pixels | None, list[BadTile]]:
+        """The window put together of its tiles, and those that cannot be decoded, which are white.
+
+        No pixels where the file holds nothing but white there.
+        """
         grid, bad = self._store.grids[level], []
         target = _shrunk(window, shrink)
-        out = np.empty((target.height, target.width, 3), np.uint8)
-        if window.intersect(grid.window) != window:
-            out[:] = WHITE
+        out: Pixels | None = None
+        white: list[tuple[slice, slice]] = []
         for index, encoded in tiles:
             place = grid.tile(index)
             part = _shrunk(place, shrink).intersect(target)
@@ -220,14 +237,28 @@ class TiledSlide:
             except UndecodableTile:
                 bad.append(BadTile(level, index, place.y0, place.x0))
                 tile = None
-            out[part.within(target)] = WHITE if tile is None else tile[part.within(_shrunk(place, shrink))]
+            if tile is None:
+                white.append(part.within(target))
+                continue
+            if out is None:
+                sticks_out = window.intersect(grid.window) != window
+                out = _white(target) if sticks_out else np.empty((target.height, target.width, 3), np.uint8)
+            out[part.within(target)] = tile[part.within(_shrunk(place, shrink))]
+        if out is None:
+            return None, bad
+        for there in white:
+            out[there] = WHITE
         return out.transpose(2, 0, 1), bad
 
     def _decode(self, level: int, index: int, encoded: Encoded, shrink: int) -> Pixels | None:
-        """The tile's pixels, or None where the file holds none. Large tiles are kept for the next read."""
+        """The tile's pixels, None of white or of nothing. Large tiles are kept for the next read."""
         if not encoded:
             return None
-        key, place = (level, index, shrink), _shrunk(self._store.grids[level].tile(index), shrink)
+        grid = self._store.grids[level]
+        may_be_white = sum(map(len, encoded)) * WHITE_PX_A_BYTE <= grid.tile_height_px * grid.tile_width_px
+        if may_be_white and (level, shrink, encoded) in self._white:
+            return None
+        key, place = (level, index, shrink), _shrunk(grid.tile(index), shrink)
         with self._lock:
             if key in self._large:
                 self._large.move_to_end(key)
@@ -235,12 +266,22 @@ class TiledSlide:
         tile = self._store.decode(level, index, encoded, shrink)
         if tile.shape[0] < place.height or tile.shape[1] < place.width:
             raise UndecodableTile(f"{tile.shape} decoded, {place} expected")
+        if may_be_white and (tile == WHITE).all():
+            # One of another size than the grid's may be at its place here, but not everywhere.
+            if tile.shape[:2] == (grid.tile_height_px // shrink, grid.tile_width_px // shrink):
+                self._remember_white(level, shrink, encoded)
+            return None
         if place.area_px >= LARGE_TILE_PX:
             with self._lock:
                 self._large[key] = tile
                 while len(self._large) > 1 and sum(t.nbytes for t in self._large.values()) > CACHE_BYTES:
                     self._large.popitem(last=False)
         return tile
+
+    def _remember_white(self, level: int, shrink: int, encoded: Encoded) -> None:
+        with self._lock:
+            if len(self._white) < WHITE_KINDS:
+                self._white.add((level, shrink, encoded))
 
     def _account(self, bad: list[BadTile], of_tiles: int) -> None:
         if not bad:
@@ -268,3 +309,8 @@ class TiledSlide:
 
 def _shrunk(window: Window, shrink: int) -> Window:
     return Window(window.y0 // shrink, window.x0 // shrink, -(-window.y1 // shrink), -(-window.x1 // shrink))
+
+
+def _white(window: Window) -> Pixels:
+    """Interleaved."""
+    return np.full((window.height, window.width, 3), WHITE, np.uint8)

@@ -28,26 +28,29 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
 
 
 def chunk_shard(run: Run, index: int, tally: Tally) -> None:
-    """One shard of the slide, copied and halved three times."""
+    """One shard of the slide, copied and halved three times; of nothing but white, nothing is written."""
     specs = image_arrays(run.plan)[: 1 + TASK_LEVELS]
     shard = specs[0].grid[index]
     known = run.slide.bad_tiles
     if run.plan.copied is None:
         with tally.timed("read"):
-            pixels = run.slide.read(0, shard.window)
-        above, block = specs, pixels
+            pixels = run.slide.read_unless_white(shard.window)
     else:
         pixels = _copy(run, run.plan.copied, specs[0], shard, tally)
-        with tally.timed("halve"):
-            above, block = specs[1:], halve_pixels(pixels)
     tally.bad_tiles.update(run.slide.bad_tiles - known)
     tally.pixels = shard.window.area_px
-    tally.bytes_read = pixels.nbytes
-    write_levels(run, above, (shard.row, shard.col), block, halve_pixels, tally)
+    tally.bytes_read = 3 * shard.window.area_px
+    if pixels is None:
+        return
+    if run.plan.copied is not None:
+        with tally.timed("halve"):
+            pixels = halve_pixels(pixels)
+        specs = specs[1:]
+    write_levels(run, specs, (shard.row, shard.col), pixels, halve_pixels, tally)
 
 
-def _copy(run: Run, copied: CopiedJpeg, spec: ArraySpec, shard: Shard, tally: Tally) -> Pixels:
-    """Write the slide's tiles of a shard as they are; returns their pixels."""
+def _copy(run: Run, copied: CopiedJpeg, spec: ArraySpec, shard: Shard, tally: Tally) -> Pixels | None:
+    """Write the slide's tiles of a shard as they are; returns their pixels, unless all are white."""
     with tally.timed("read"):
         pixels, tiles = run.slide.read_with_jpeg(shard.window)
     with tally.timed("encode"):

@@ -6,12 +6,9 @@ What travels to a worker is a `RunRef`; each process opens the rest itself.
 import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
 
 import cv2
-import numpy as np
 
-from microtome.arrays import Mask
 from microtome.errors import ModelReplaced, NoResultHere
 from microtome.grid import Shard, Window
 from microtome.model import find_model, read_card
@@ -19,8 +16,10 @@ from microtome.network import Network, load_model
 from microtome.plan import Plan
 from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.store import ResultStore
-from microtome.tiling import CELL_PX, Tiling, cells_of
+from microtome.tiling import CELL_PX, Tiling
 from microtome.tissue_mask import TissueMask
+
+CELL = Window(0, 0, CELL_PX, CELL_PX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +72,8 @@ class Run:
 
     def cores(self, shard: Shard) -> tuple[Window, ...]:
         """The cores of a shard's tiles, network px: they hold all of its tissue."""
-        window = self.network_window(shard)
-        return self.tiling.cores(window, self._occupied(window))
-
-    def _occupied(self, window: Window) -> Mask:
-        """Which cells of `tiling.CELL_PX` of a window (network px) have tissue: (rows, cols) bool."""
-        rows, cols = cells_of(window)
-        scale = self.plan.scale
-        cells = np.zeros((rows, cols), bool)
-        for row, col in product(range(rows), range(cols)):
-            cell = Window(0, 0, CELL_PX, CELL_PX).shift(window.y0 + row * CELL_PX, window.x0 + col * CELL_PX)
-            cells[row, col] = self.tissue.touches(scale.to_level0(cell))
-        return cells
+        occupied = self.tissue.touched(shard.window, self.plan.scale.to_level0(CELL).height)
+        return self.tiling.cores(self.network_window(shard), occupied)
 
     def network_window(self, shard: Shard) -> Window:
         """The shard in network px, cut at the slide's edge."""
