@@ -9,10 +9,10 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -58,6 +58,10 @@ class Keyspace(Protocol):
 
     def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
         """As `get` of every key; by key, in their order."""
+        ...
+
+    def get_existing(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """As `get_each`, of those that are there."""
         ...
 
     def reading(self, key: str) -> BinaryIO:
@@ -119,6 +123,9 @@ class Folder:
     def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
         return {key: self.get(key) for key in keys}
 
+    def get_existing(self, keys: Sequence[str]) -> dict[str, bytes]:
+        return _existing(keys, map(partial(_get_or_none, self), keys))
+
     def reading(self, key: str) -> BinaryIO:
         return (self.root / key).open("rb")
 
@@ -178,6 +185,10 @@ class Bucket:
         with ThreadPoolExecutor(REQUESTS) as pool:
             return dict(zip(keys, pool.map(self.get, keys), strict=True))
 
+    def get_existing(self, keys: Sequence[str]) -> dict[str, bytes]:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            return _existing(keys, pool.map(partial(_get_or_none, self), keys))
+
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
         file = self.files.open(self._path(key), "wb", autocommit=False)
@@ -222,6 +233,17 @@ class Bucket:
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}" if key else self.root
+
+
+def _get_or_none(keyspace: Keyspace, key: str) -> bytes | None:
+    try:
+        return keyspace.get(key)
+    except FileNotFoundError:
+        return None
+
+
+def _existing(keys: Sequence[str], texts: Iterable[bytes | None]) -> dict[str, bytes]:
+    return {key: text for key, text in zip(keys, texts, strict=True) if text is not None}
 
 
 def _files(root: Path) -> Iterator[tuple[Path, int]]:

@@ -1,7 +1,9 @@
-"""Pixels and labels into Zarr bytes: shards of Zarr 3, chunks of Zarr 2. Reading is zarr-python's.
+"""Pixels and labels into Zarr bytes and back: shards of Zarr 3, chunks of Zarr 2.
 
 Our own encoder, because a shard must be made whole in memory before one atomic write, without
-the GIL, and faster than zarr-python does it.
+the GIL, and faster than zarr-python does it. What is read back on the way to a result is decoded
+here too, as to import zarr-python takes each worker longer than all that it has to read; whoever
+checks a result reads it with zarr-python (`ResultStore.read_array`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ import simplejpeg
 import zstandard
 
 from microtome.arrays import Labels, Pixels
+from microtome.grid import Window
 from microtome.ngff import ZSTD_LEVEL, ArraySpec, Jpeg
 
 MISSING = 2**64 - 1
@@ -26,6 +29,9 @@ PIXELS_HASH_LOG = 10
 
 type Compress = Callable[[npt.NDArray[np.unsignedinteger]], bytes | None]
 """Bytes of a part of a block, padded to a chunk; None where all of it is the fill value."""
+
+type Unpack = Callable[[bytes], npt.NDArray[np.unsignedinteger]]
+"""The pixels of a chunk."""
 
 
 def encode(spec: ArraySpec, row: int, col: int, block: Pixels | Labels) -> Iterator[tuple[str, bytes]]:
@@ -116,14 +122,87 @@ def chunks_of(shard: bytes, grid: Sequence[int]) -> Iterator[tuple[tuple[int, ..
     Raises
     ------
     ValueError
-        If the shard ends before its index does.
+        If the shard has no such index at its end, or a damaged one.
     """
     entries = int(np.prod(grid))
-    index = np.frombuffer(shard[-16 * entries - 4 : -4], "<u8").reshape(*grid, 2)
+    table = shard[-16 * entries - 4 : -4]
+    index = np.frombuffer(table, "<u8").reshape(*grid, 2)
+    if google_crc32c.value(table).to_bytes(4, "little") != shard[-4:]:
+        raise ValueError("the index of a shard is damaged")
     for place in np.ndindex(*grid):
         offset, size = index[place].tolist()
         if offset != MISSING:
             yield place, shard[offset : offset + size]
+
+
+def keys_in(spec: ArraySpec, window: Window) -> dict[str, tuple[int, int]]:
+    """Every key of an array that may hold pixels of a window, and where its own begin: (y, x) px."""
+    side = (spec.shard_shape if spec.ngff == "0.5" else spec.chunk_shape)[-1]
+    rows = range(window.y0 // side, -(-window.y1 // side))
+    cols = range(window.x0 // side, -(-window.x1 // side))
+    return {spec.key(row, col): (row * side, col * side) for row, col in product(rows, cols)}
+
+
+def decode(spec: ArraySpec, window: Window, texts: Mapping[str, bytes]) -> Pixels | Labels:
+    """A window of an array, from those of `keys_in` that there are.
+
+    Parameters
+    ----------
+    spec
+        The array.
+    window
+        Within the array, px of its level.
+    texts
+        Bytes by key, as `encode` made them.
+
+    Returns
+    -------
+    Pixels or Labels
+        (c, y, x) uint8 or (y, x) uint32, as `spec` says; `spec.fill` where nothing was written.
+
+    Raises
+    ------
+    ValueError, zstandard.ZstdError
+        If the bytes are damaged.
+    """
+    shape: tuple[int, ...] = (window.height, window.width)
+    if spec.jpeg is not None:
+        block = np.full((*shape, 3), spec.fill, spec.dtype).transpose(2, 0, 1)
+    else:
+        block = np.full((*spec.shape[:-2], *shape), spec.fill, spec.dtype)
+    unpack = _unjpeg if spec.jpeg is not None else _unzstd(spec.chunk_shape, spec.dtype)
+    for key, corner in keys_in(spec, window).items():
+        for place, text in _chunks_of_key(spec, texts[key]) if key in texts else ():
+            y0, x0 = (at + n * side for at, n, side in zip(corner, place, spec.chunk_shape[-2:], strict=True))
+            chunk = Window(y0, x0, y0 + spec.chunk_shape[-2], x0 + spec.chunk_shape[-1])
+            inside = chunk.intersect(window)
+            if not inside.is_empty:
+                block[..., *inside.within(window)] = unpack(text)[..., *inside.within(chunk)]
+    return block
+
+
+def _chunks_of_key(spec: ArraySpec, text: bytes) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """(row, col) in the key, and bytes, of each of its chunks."""
+    if spec.ngff == "0.4":
+        yield (0, 0), text
+        return
+    side = spec.chunks_per_side
+    for place, chunk in chunks_of(text, (1,) * (len(spec.shape) - 2) + (side, side)):
+        yield place[-2:], chunk
+
+
+def _unzstd(chunk_shape: Sequence[int], dtype: npt.DTypeLike) -> Unpack:
+    decompressor = zstandard.ZstdDecompressor()
+
+    def unpack(text: bytes) -> npt.NDArray[np.unsignedinteger]:
+        return np.frombuffer(decompressor.decompress(text), dtype).reshape(chunk_shape)
+
+    return unpack
+
+
+def _unjpeg(text: bytes) -> Pixels:
+    picture: Pixels = simplejpeg.decode_jpeg(text, "RGB")
+    return picture.transpose(2, 0, 1)
 
 
 def _encode_chunks(

@@ -103,12 +103,18 @@ class ResultStore:
         """The bytes of several small keys, by key, in their order; as `get`."""
         return self._keys.get_each(keys)
 
+    def get_existing(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """As `get_each`, of those keys that are there."""
+        return self._keys.get_existing(keys)
+
     def reading(self, key: str) -> BinaryIO:
         """A key as a file that can be sought."""
         return self._keys.reading(key)
 
     def read_array(self, spec: ArraySpec, window: Window) -> Any:
-        """A window of an array, read by zarr-python; its metadata need not be written yet.
+        """A window of an array, read by zarr-python, for whoever checks what `shards` wrote.
+
+        Its metadata need not be written yet.
 
         Parameters
         ----------

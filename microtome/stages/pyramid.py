@@ -1,12 +1,13 @@
 """pyramid: the levels above those that `chunk` and `stitch` made, three at a time, pixels and labels."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from microtome.cluster import Cluster
 from microtome.grid import Grid
 from microtome.ngff import TASK_LEVELS, ArraySpec, image_arrays, label_arrays
 from microtome.pyramid import halve_labels, halve_pixels
 from microtome.records import StageReport
+from microtome.shards import decode, keys_in
 from microtome.stages.levels import write_levels
 from microtome.stages.run import Run, drop_network
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
@@ -42,8 +43,12 @@ def pyramid_block(run: Run, number: int, tally: Tally, base: int, kind: Kind, in
     place, above = (block.row, block.col), arrays[base + 1 : base + 1 + TASK_LEVELS]
     tally.pixels = block.window.area_px
     with tally.timed("read"):
-        read = run.store.read_array(arrays[base], block.window)
+        texts = run.store.get_existing(list(keys_in(arrays[base], block.window)))
+        finer: Any = decode(arrays[base], block.window, texts)  # Any: pixels or labels, as `kind` says
+    if not texts:
+        return
+    tally.bytes_read = sum(map(len, texts.values()))
     if kind == "pixels":
-        write_levels(run, above, place, halve_pixels(read), halve_pixels, tally)
+        write_levels(run, above, place, halve_pixels(finer), halve_pixels, tally)
     else:
-        write_levels(run, above, place, halve_labels(read), halve_labels, tally)
+        write_levels(run, above, place, halve_labels(finer), halve_labels, tally)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from microtome.export import TABLE
 from microtome.grid import Window
-from microtome.ngff import image_arrays, label_arrays, metadata
-from microtome.shards import assemble_shard, encode, encode_shard
+from microtome.ngff import Jpeg, image_arrays, label_arrays, metadata
+from microtome.shards import assemble_shard, decode, encode, encode_shard, keys_in
 from microtome.store import ResultStore
 
 VERSIONS = ["0.5", "0.4"]
@@ -77,6 +77,39 @@ def test_any_cut_of_an_array_reads_back(plan_of, tmp_path_factory, size, chunk, 
         for key, text in encode(spec, shard.row, shard.col, array[shard.window.within(spec.grid.window)]):
             store.put(key, text)
     assert np.array_equal(store.read_array(spec, spec.grid.window), array)
+    y0, x0 = size[0] // 3, size[1] // 2
+    for window in (spec.grid.window, Window(y0, x0, *size)):
+        texts = store.get_existing(list(keys_in(spec, window)))
+        assert np.array_equal(decode(spec, window, texts), array[window.y0 :, window.x0 :])
+
+
+@pytest.mark.parametrize("kind", [*VERSIONS, "jpeg"])
+def test_what_is_read_back_is_what_zarr_python_reads(plan_of, tmp_path, kind):
+    plan = plan_of(1000, 1500, shard_px=512, ngff="0.5" if kind == "jpeg" else kind)
+    spec = image_arrays(plan)[1]
+    if kind == "jpeg":
+        spec = replace(spec, jpeg=Jpeg(quality=80, subsampling="420"), chunk_shape=(3, 128, 128))
+    store = ResultStore(str(tmp_path))
+    coarse = np.random.default_rng(1).integers(0, 255, (3, 50, 75), np.uint8)
+    pixels = coarse.repeat(10, axis=1).repeat(10, axis=2)
+    for shard in list(spec.grid)[1:]:
+        for key, text in encode(
+            spec, shard.row, shard.col, pixels[:, *shard.window.within(spec.grid.window)]
+        ):
+            store.put(key, text)
+    window = Window(100, 30, 433, 699)
+    found = decode(spec, window, store.get_existing(list(keys_in(spec, window))))
+    assert np.array_equal(found, store.read_array(spec, window))
+    assert (found[:, :156, :226] == 255).all()
+    assert found[:, 200:, 300:].min() < 100
+
+
+def test_a_shard_whose_index_is_damaged_is_not_read(plan_of):
+    spec = label_arrays(plan_of(512, 512, shard_px=512))[0]
+    ((key, text),) = encode(spec, 0, 0, np.ones((512, 512), np.uint32))
+    damaged = text[:-10] + bytes([text[-10] ^ 1]) + text[-9:]
+    with pytest.raises(ValueError, match="index of a shard is damaged"):
+        decode(spec, spec.grid.window, {key: damaged})
 
 
 def test_a_shard_can_be_put_together_from_chunks_that_are_encoded_already(plan_of, tmp_path):

@@ -50,6 +50,14 @@ def test_several_keys_are_written_with_a_record_each(store):
     assert store.put_each({}) == []
 
 
+def test_of_several_keys_those_that_are_there_are_read(store):
+    store.put("a/1", b"one")
+    store.put("a/3", b"")
+    assert store.get_existing(["a/3", "a/2", "a/1"]) == {"a/3": b"", "a/1": b"one"}
+    with pytest.raises(FileNotFoundError):
+        store.get_each(["a/1", "a/2"])
+
+
 def test_a_bucket_is_sent_several_keys_at_once():
     together, sent = threading.Barrier(3), []
 
