@@ -18,7 +18,7 @@ import zstandard
 from microtome.arrays import Ints, Mask
 from microtome.grid import Grid, Scale, Shard, Window
 from microtome.nuclei import Nuclei
-from microtome.polygons import visible_px
+from microtome.polygons import bounds, visible_px
 from microtome.stardist import (
     MAX_RADIUS_PX,
     RADIUS_STEPS_PER_PX,
@@ -33,6 +33,7 @@ from microtome.stardist import (
 
 _HEADER = struct.Struct("<4sIII4q")
 _MAGIC = b"MTP1"
+_COUNT = struct.Struct("<q")
 _ROUNDING_PX = 2
 """How far, network px, rounding and pixel centres can move an outline."""
 
@@ -192,7 +193,7 @@ def _settle_seen(
     boxes = _boxes(present)
     touching = boxes[_touch(boxes, window)]
     # Whatever overlaps one of those lies within their common bounds.
-    whole = _hull([window, *(Window(*box) for box in touching.tolist())])
+    whole = _hull([window, *_around(touching)])
     if not _covers(seen, whole.grow(max_radius_px + _ROUNDING_PX).intersect(slide)):
         return None
     rows = np.flatnonzero(_touch(boxes, whole))
@@ -230,6 +231,13 @@ def _hull(windows: Sequence[Window]) -> Window:
     )
 
 
+def _around(boxes: Ints) -> list[Window]:
+    """The one window that holds all boxes; none of no boxes."""
+    if not len(boxes):
+        return []
+    return [Window(*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())]
+
+
 def _covers(outer: Window, inner: Window) -> bool:
     return outer.intersect(inner) == inner
 
@@ -263,8 +271,47 @@ def own_nuclei(settled: Candidates, window: Window, scale: Scale, slide: Window)
     return nuclei.take(rows[np.lexsort((x, y))])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Crossing:
+    """Those of a shard's nuclei that reach out of it: all that its neighbours need of it to paint."""
+
+    rows: Ints
+    """(n,) int64: their rows among all of the shard's nuclei."""
+    nuclei: Nuclei
+
+    @classmethod
+    def of(cls, nuclei: Nuclei, window: Window) -> Self:
+        """Of the nuclei that a shard owns. `window` is the shard, level-0 px."""
+        y0, x0, y1, x1 = bounds(nuclei).T
+        rows = np.flatnonzero((y0 < window.y0) | (x0 < window.x0) | (y1 > window.y1) | (x1 > window.x1))
+        return cls(rows=rows, nuclei=nuclei.take(rows))
+
+    def into(self, window: Window) -> Self:
+        """Those that may have pixels in a window (level-0 px)."""
+        y0, x0, y1, x1 = bounds(self.nuclei).T
+        near = np.flatnonzero((y1 > window.y0) & (x1 > window.x0) & (y0 < window.y1) & (x0 < window.x1))
+        return type(self)(rows=self.rows[near], nuclei=self.nuclei.take(near))
+
+    def to_bytes(self) -> bytes:
+        """For a file: the same nuclei give the same bytes."""
+        return _COUNT.pack(len(self.rows)) + self.rows.astype("<u4").tobytes() + self.nuclei.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> Self:
+        """Those that `to_bytes` wrote."""
+        (count,) = _COUNT.unpack_from(text)
+        rows = np.frombuffer(text, "<u4", count, _COUNT.size).astype(np.int64)
+        return cls(rows=rows, nuclei=Nuclei.from_bytes(text[_COUNT.size + 4 * count :]))
+
+
 def count_seam_conflicts(part: Part, settled: Candidates, max_overlap: float) -> int:
     """How many nuclei the shard alone would have kept that its neighbours suppress."""
     alone = suppress(part.candidates, max_overlap)
-    kept = {tuple(point) for point in settled.points_px.tolist()}
-    return sum(tuple(point) not in kept for point in alone.points_px.tolist())
+    return int(np.count_nonzero(~np.isin(_places(alone), _places(settled))))
+
+
+def _places(candidates: Candidates) -> Ints:
+    """(n,) int64: one number for each point."""
+    y, x = candidates.points_px.astype(np.int64).T
+    places: Ints = (y << 32) + x
+    return places

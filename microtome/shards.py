@@ -226,9 +226,9 @@ def _zstd(chunk_shape: Sequence[int], dtype: npt.DTypeLike, fill: int) -> Compre
     scratch = np.empty(chunk_shape, dtype)
 
     def compress(part: npt.NDArray[np.unsignedinteger]) -> bytes | None:
-        _fill_chunk(scratch, part, fill)
-        if scratch.flat[0] == fill and (scratch == fill).all():
+        if _is_all(part, fill):
             return None
+        _fill_chunk(scratch, part, fill)
         return compressor.compress(scratch.data)
 
     return compress
@@ -238,7 +238,7 @@ def _jpeg(side: int, jpeg: Jpeg, fill: int) -> Compress:
     """Padded with the last row and column: an edge there would ring into the picture."""
 
     def compress(part: npt.NDArray[np.unsignedinteger]) -> bytes | None:
-        if part[0, 0, 0] == fill and (part == fill).all():
+        if _is_all(part, fill):
             return None
         picture = np.ascontiguousarray(part.transpose(1, 2, 0))
         below, right = side - picture.shape[0], side - picture.shape[1]
@@ -250,6 +250,10 @@ def _jpeg(side: int, jpeg: Jpeg, fill: int) -> Compress:
         return stream
 
     return compress
+
+
+def _is_all(part: npt.NDArray[np.unsignedinteger], fill: int) -> bool:
+    return bool(part[(0,) * part.ndim] == fill and (part == fill).all())
 
 
 def _fill_chunk(

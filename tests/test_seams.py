@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from microtome.grid import Grid, Scale, Window
 from microtome.nuclei import Nuclei
-from microtome.polygons import visible_px
+from microtome.polygons import paint, visible_px
 from microtome.seams import (
+    Crossing,
     Part,
     count_seam_conflicts,
     own,
@@ -164,6 +165,42 @@ def test_an_empty_part_and_a_wrong_one():
     assert len(part_from_bytes(part_to_bytes(empty)).candidates) == 0
     with pytest.raises(ValueError, match="not a part"):
         part_from_bytes(b"PK\x03\x04 something else")
+
+
+@given(st.integers(0, 10**6), st.sampled_from([60, 100, 128]), st.sampled_from([Scale(1, 1), Scale(1, 2)]))
+@settings(max_examples=15, deadline=None)
+def test_a_shard_is_painted_from_its_own_nuclei_and_those_that_cross_its_edges(seed, shard_px, scale):
+    grid = Grid(300, 260, shard_px)
+    nuclei = outlines(suppress(draw(seed, 900, 150), MAX_OVERLAP), scale, grid.window)
+    whole = paint(nuclei, np.arange(1, len(nuclei) + 1, dtype=np.uint32), grid.window)
+    owned = {shard.index: own(nuclei, shard.window) for shard in grid}
+    crossing = {
+        shard.index: Crossing.from_bytes(
+            Crossing.of(nuclei.take(owned[shard.index]), shard.window).to_bytes()
+        )
+        for shard in grid
+    }
+    for shard in grid:
+        rows, parts = [owned[shard.index]], [nuclei.take(owned[shard.index])]
+        for near in grid.around(shard):
+            if near != shard:
+                into = crossing[near.index].into(shard.window)
+                rows.append(owned[near.index][into.rows])
+                parts.append(into.nuclei)
+        labels = paint(Nuclei.concatenate(parts), (np.concatenate(rows) + 1).astype(np.uint32), shard.window)
+        assert np.array_equal(labels, whole[shard.window.within(grid.window)])
+    assert sum(len(part.rows) for part in crossing.values()) < len(nuclei)
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_nuclei_come_back_from_their_bytes(count):
+    nuclei = outlines(draw(3, count, 200), Scale(1, 1), Window(0, 0, 200, 200))
+    read = Nuclei.from_bytes(nuclei.to_bytes())
+    assert read.to_bytes() == nuclei.to_bytes()
+    for column in Nuclei.__slots__:
+        before, after = getattr(nuclei, column), getattr(read, column)
+        assert np.array_equal(before, after)
+        assert before.dtype == after.dtype
 
 
 @given(st.integers(0, 10**6), st.integers(7, 300))

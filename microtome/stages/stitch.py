@@ -13,14 +13,14 @@ import numpy as np
 from microtome import seams
 from microtome.cluster import Cluster
 from microtome.export import geojson_features
-from microtome.grid import Shard
+from microtome.grid import Shard, Window
 from microtome.ngff import TASK_LEVELS, label_arrays
 from microtome.nuclei import Nuclei
 from microtome.polygons import paint
 from microtome.pyramid import halve_labels
 from microtome.records import ShardReport, StageReport
 from microtome.report.shard_stats import ShardStats
-from microtome.seams import Part, part_from_bytes
+from microtome.seams import Crossing, Part, part_from_bytes
 from microtome.stages import infer
 from microtome.stages.levels import write_levels
 from microtome.stages.run import Run, drop_network
@@ -33,6 +33,10 @@ PAINT = "stitch.paint"
 
 def nuclei_key(shard: Shard) -> str:
     return f"parts/stitch/{shard.key}.bin"
+
+
+def crossing_key(shard: Shard) -> str:
+    return f"parts/crossing/{shard.key}.bin"
 
 
 def features_key(shard: Shard) -> str:
@@ -101,7 +105,11 @@ def settle_shard(run: Run, index: int, tally: Tally) -> None:
     tally.pixels = shard.window.area_px
     with tally.timed("write"):
         stats = ShardStats.of(plan, shard, nuclei)
-        left = {nuclei_key(shard): nuclei.to_bytes(), stats_key(shard): stats.to_bytes()}
+        left = {
+            nuclei_key(shard): nuclei.to_bytes(),
+            crossing_key(shard): Crossing.of(nuclei, shard.window).to_bytes(),
+            stats_key(shard): stats.to_bytes(),
+        }
         tally.keys += run.store.put_each(left)
 
 
@@ -112,21 +120,21 @@ def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> N
     """
     drop_network()
     plan, shard = run.plan, run.plan.grid[index]
-    around = plan.grid.around(shard)
+    starts = dict(zip(plan.grid.around(shard), first, strict=True))
+    start = starts.pop(shard)
     with tally.timed("read"):
-        nuclei = read_nuclei_parts(run, around)
-    ids = [
-        np.arange(start, start + len(part), dtype=np.uint32)
-        for start, part in zip(first, nuclei, strict=True)
-    ]
-    with tally.timed("paint"):
-        labels = paint(Nuclei.concatenate(nuclei), np.concatenate(ids), shard.window)
+        (nuclei,) = read_nuclei_parts(run, [shard])
+        crossing = _crossing_of(run, list(starts), shard.window)
+    ids = [np.arange(start, start + len(nuclei)), *(starts[near] + part.rows for near, part in crossing)]
+    seen = Nuclei.concatenate([nuclei, *(part.nuclei for _, part in crossing)])
     tally.pixels = shard.window.area_px
-    specs = label_arrays(plan)[: 1 + TASK_LEVELS]
-    write_levels(run, specs, (shard.row, shard.col), labels, halve_labels, tally)
-    here = around.index(shard)
+    if len(seen):  # else all of it is background, which is not written
+        with tally.timed("paint"):
+            labels = paint(seen, np.concatenate(ids).astype(np.uint32), shard.window)
+        specs = label_arrays(plan)[: 1 + TASK_LEVELS]
+        write_levels(run, specs, (shard.row, shard.col), labels, halve_labels, tally)
     with tally.timed("outline"):
-        features = geojson_features(nuclei[here], first[here], plan.slide.mpp, plan.slide.identity)
+        features = geojson_features(nuclei, start, plan.slide.mpp, plan.slide.identity)
     with tally.timed("write"):
         tally.keys.append(run.store.put(features_key(shard), features))
 
@@ -136,6 +144,13 @@ def read_nuclei_parts(run: Run, shards: Sequence[Shard]) -> list[Nuclei]:
     texts = run.store.get_each([nuclei_key(shard) for shard in shards if shard.index in run.near_tissue])
     found = (texts.get(nuclei_key(shard)) for shard in shards)
     return [Nuclei.empty() if text is None else Nuclei.from_bytes(text) for text in found]
+
+
+def _crossing_of(run: Run, shards: Sequence[Shard], window: Window) -> list[tuple[Shard, Crossing]]:
+    """What reaches into a window, of each of those shards that may have nuclei."""
+    near = [shard for shard in shards if shard.index in run.near_tissue]
+    texts = run.store.get_each([crossing_key(shard) for shard in near])
+    return [(shard, Crossing.from_bytes(texts[crossing_key(shard)]).into(window)) for shard in near]
 
 
 def _candidates_of(run: Run, shards: Sequence[Shard], tally: Tally) -> list[Part]:
