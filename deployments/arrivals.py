@@ -117,7 +117,7 @@ class Arrivals:
                     slide = await anyio.to_thread.run_sync(look, uri, limiter=self._looks)
             except FileNotFoundError:
                 continue
-            except Exception as error:  # of botocore, aiohttp, s3fs: no class in common
+            except OSError as error:
                 raise NotTaken(f"the store cannot be asked: {type(error).__name__}: {error}") from error
             if slide.size_bytes:
                 return slide

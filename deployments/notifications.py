@@ -112,7 +112,7 @@ def _upload(about: Any) -> Upload:
 
 
 def _check(key: str) -> None:
-    """Refuse keys that mean something else to a file system or to fsspec than to S3."""
+    """Refuse keys that mean something else to a file system or to a client than to S3."""
     parts = key.split("/")
     if not key or len(key.encode(errors="replace")) > MOST_KEY_BYTES:
         raise Malformed("a key that is empty or too long")

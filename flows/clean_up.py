@@ -5,13 +5,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsspec.core import url_to_fs
 from prefect import flow
 from prefect.logging import get_run_logger
 
 from microtome.claim import claimed
 from microtome.inbox import Inbox
-from microtome.s3 import s3_files
+from microtome.s3 import bucket_of
 from microtome.store import PUBLISHED, RESULT_SUFFIX, ResultStore
 
 PLAN = "plan.json"
@@ -49,18 +48,19 @@ def is_given_up(store: ResultStore, before_s: float) -> bool:
 
 def newest_s(uri: str) -> float:
     """Unix time of the newest key of a result."""
-    files, root = url_to_fs(uri)
-    keys = files.find(root, detail=True).values()
-    return max(
-        (key["mtime"] if "mtime" in key else key["LastModified"].timestamp() for key in keys), default=0
-    )
+    if uri.startswith("s3://"):
+        bucket, root = bucket_of(uri)
+        return max((key.modified.timestamp() for key in bucket.below(root)), default=0)
+    files = (Path(folder) / name for folder, _, names in os.walk(uri) for name in names)
+    return max((file.stat().st_mtime for file in files), default=0)
 
 
 def results_below(output: str) -> Iterator[ResultStore]:
     """Every folder called NAME.ome.zarr below the output, finished or not; none inside another."""
     if output.startswith("s3://"):
-        below = s3_files().glob(f"{output.removeprefix('s3://')}/**/*{RESULT_SUFFIX}/{PLAN}")
-        yield from (ResultStore("s3://" + path.removesuffix(f"/{PLAN}")) for path in sorted(below))
+        bucket, root = bucket_of(output)
+        plans = (key.key for key in bucket.below(root) if key.key.endswith(f"{RESULT_SUFFIX}/{PLAN}"))
+        yield from (ResultStore(f"s3://{bucket.name}/{plan.removesuffix(f'/{PLAN}')}") for plan in plans)
         return
     for folder, names, _ in os.walk(output):
         results = sorted(name for name in names if name.endswith(RESULT_SUFFIX))

@@ -13,10 +13,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from microtome.errors import CannotWrite, ClaimLost
-from microtome.s3 import reaching, s3_files
+from microtome.s3 import bucket_of, reaching
 
 CLAIM = ".claim"
 """Suffix of the file or key beside the result."""
@@ -26,10 +25,6 @@ WAIT_S = 1.0
 RENEW_S = 10.0
 SILENT_S = 45.0
 """A claim that was not renewed for so long has lost its holder."""
-
-
-OTHERS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
-"""S3's answers where another process was there first."""
 
 
 class Claim:
@@ -152,7 +147,7 @@ def _renew(lease: "_Lease", claim: Claim, ended: threading.Event) -> None:
             if lease.replace(lease.etag):
                 renewed_s = time.monotonic()
                 continue
-        except Exception:  # the store is away (no class in common): ours until others may take it
+        except OSError:  # the store is away: ours until others may take it
             if time.monotonic() - renewed_s < SILENT_S:
                 continue
         claim.lose()
@@ -163,10 +158,9 @@ class _Lease:
     """An object that one process at a time may replace."""
 
     def __init__(self, uri: str) -> None:
-        self._files = s3_files()
         self._uri = uri
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        self._at = {"Bucket": bucket, "Key": key}
+        # Impatient: what is not renewed in time is not ours any more.
+        self._bucket, self._key = bucket_of(uri, is_patient=False)
         self.etag = ""
 
     def take(self, on_wait: Callable[[], None]) -> None:
@@ -185,32 +179,23 @@ class _Lease:
 
     def replace(self, etag: str | None) -> bool:
         """Write it if it still has this ETag, or if it is not there (None): whether that went well."""
-        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         body = uuid.uuid4().hex.encode()  # another body each time: another ETag
         try:
-            answer = self._files.call_s3("put_object", **self._at, Body=body, **condition)
-        except OSError as error:
-            if _code(error) in OTHERS:
-                return False
-            if isinstance(error, FileNotFoundError | PermissionError):
-                raise CannotWrite(self._uri, str(error)) from error
-            raise
-        self.etag = answer["ETag"]
-        return True
+            new = self._bucket.put_if(self._key, body, etag)
+        except (FileNotFoundError, PermissionError) as error:
+            raise CannotWrite(self._uri, str(error)) from error
+        self.etag = new or self.etag
+        return new is not None
 
     def _etag_there(self) -> str:
         try:
-            return str(self._files.call_s3("head_object", **self._at)["ETag"])
+            return self._bucket.head(self._key).etag
         except FileNotFoundError:
             return ""
 
     def give_up(self) -> None:
         """Remove it if it is ours."""
-        if self._etag_there() == self.etag:
-            self._files.call_s3("delete_object", **self._at)
-
-
-def _code(error: OSError) -> str:
-    """S3's own word for an error that s3fs has translated."""
-    answer: dict[str, Any] = getattr(error.__cause__, "response", {})
-    return str(answer.get("Error", {}).get("Code", ""))
+        bucket, key = bucket_of(self._uri)
+        with suppress(FileNotFoundError):
+            if bucket.head(key).etag == self.etag:
+                bucket.delete([key])

@@ -9,10 +9,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from microtome.errors import OptionError
-from microtome.s3 import s3_files
+from microtome.s3 import S3Object, bucket_of
 
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".czi")
 LOCAL_ONLY = (".mrxs", ".vms", ".czi")
@@ -113,12 +112,12 @@ def look(uri: str) -> SlideVersion:
     """
     if not uri.startswith("s3://"):
         return _look_at_files(uri)
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, key = bucket_of(uri, is_patient=False)
     try:
-        head = _s3().call_s3("head_object", Bucket=bucket, Key=key)
+        there = bucket.head(key)
     except FileNotFoundError:
         return _look_at_prefix(uri)
-    return SlideVersion(uri, head["ContentLength"], _stamp(head.get("ETag"), head["LastModified"]))
+    return SlideVersion(uri, there.size_bytes, _stamp(there))
 
 
 def slides_in(inbox: Inbox, source: str) -> Iterator[SlideVersion]:
@@ -152,12 +151,11 @@ def slide_files(inbox: Inbox, folder: Path) -> Iterator[Path]:
 
 
 def _slides_in_bucket(inbox: Inbox, source: str) -> Iterator[SlideVersion]:
-    files, root = _s3(), source.removeprefix("s3://")
-    found: dict[str, dict[str, Any]] = files.find(root.rstrip("/") + "/", detail=True)
-    for path in sorted(found):
-        uri, about = f"s3://{path}", found[path]
-        if inbox.takes(uri) and about["type"] == "file":
-            yield SlideVersion(uri, about["size"], _stamp(about.get("ETag"), about["LastModified"]))
+    bucket, root = bucket_of(source, is_patient=False)
+    for there in bucket.below(root):
+        uri = f"s3://{bucket.name}/{there.key}"
+        if inbox.takes(uri):
+            yield SlideVersion(uri, there.size_bytes, _stamp(there))
 
 
 def _look_at_files(path: str) -> SlideVersion:
@@ -170,15 +168,12 @@ def _look_at_files(path: str) -> SlideVersion:
 
 def _look_at_prefix(uri: str) -> SlideVersion:
     """A slide of many objects (DICOM): their names, sizes and ETags."""
-    root = uri.removeprefix("s3://").rstrip("/") + "/"
-    found: dict[str, dict[str, Any]] = _s3().find(root, detail=True)
+    bucket, root = bucket_of(uri, is_patient=False)
+    found = list(bucket.below(root))
     if not found:
         raise FileNotFoundError(uri)
-    parts = [
-        f"{path} {found[path]['size']} {_stamp(found[path].get('ETag'), found[path]['LastModified'])}"
-        for path in sorted(found)
-    ]
-    size = sum(about["size"] for about in found.values())
+    parts = [f"{bucket.name}/{part.key} {part.size_bytes} {_stamp(part)}" for part in found]
+    size = sum(part.size_bytes for part in found)
     return SlideVersion(uri, size, uuid.uuid5(SLIDES, "\n".join(parts)).hex)
 
 
@@ -201,16 +196,9 @@ def parts_of(slide: Path) -> list[Path]:
     return [slide]
 
 
-def _stamp(etag: str | None, modified: Any) -> str:
-    """The ETag without the quotes that some put around it; files without one go by their time."""
-    bare = (etag or "").strip('"')
-    return bare or modified.strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _s3() -> Any:
-    # s3fs tries again itself: with botocore's own attempts on top, a store that is away takes half a minute.
-    patience = {"connect_timeout": 3, "read_timeout": 10, "retries": {"max_attempts": 0}}
-    return s3_files(config_kwargs=patience)
+def _stamp(there: S3Object) -> str:
+    """The ETag; objects without one go by their time."""
+    return there.etag or there.modified.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _is_below(uri: str, place: str) -> bool:

@@ -4,6 +4,7 @@ Knows nothing of results. Several processes may use one at once.
 """
 
 import errno
+import io
 import os
 import shutil
 import socket
@@ -14,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from microtome.errors import CannotWrite, NoSpaceLeft
-from microtome.s3 import s3_files
+from microtome.s3 import S3Bucket, bucket_of
 
 TEMPORARY = ".writing"
 """Suffix of a file that is not whole yet; `listing` leaves such files out."""
@@ -158,17 +159,19 @@ class Bucket:
     """A prefix of an S3 bucket; settings come from the environment (`AWS_*`)."""
 
     def __init__(self, uri: str) -> None:
-        self.root = uri.removeprefix("s3://").rstrip("/")
+        self._uri = uri.rstrip("/")
 
     @cached_property
-    def files(self) -> Any:
-        return s3_files()
+    def _place(self) -> tuple[S3Bucket, str]:
+        return bucket_of(self._uri)
+
+    @property
+    def _bucket(self) -> S3Bucket:
+        return self._place[0]
 
     def put(self, key: str, data: bytes) -> None:
-        try:
-            self.files.pipe_file(self._path(key), data)
-        except (FileNotFoundError, PermissionError) as error:
-            raise CannotWrite(f"s3://{self.root}", str(error)) from error
+        with self._allowed():
+            self._bucket.put(self._path(key), data)
 
     def put_each(self, data: Mapping[str, bytes]) -> None:
         with ThreadPoolExecutor(REQUESTS) as pool:
@@ -176,9 +179,7 @@ class Bucket:
                 pass
 
     def get(self, key: str) -> bytes:
-        # More than one connection would cost a request for the size first; what is read whole is small.
-        data: bytes = self.files.cat_file(self._path(key), max_concurrency=1)
-        return data
+        return self._bucket.get(self._path(key))
 
     def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
         # At once: a request takes longer than its answer, and a shard wants those of its neighbours.
@@ -191,48 +192,48 @@ class Bucket:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
-        file = self.files.open(self._path(key), "wb", autocommit=False)
-        try:
+        with self._allowed(), self._bucket.writing(self._path(key)) as file:
             yield file
-            file.close()
-        except BaseException:
-            file.discard()
-            # Or its destructor flushes the buffer that was discarded (fsspec 2026.9).
-            file.closed = True
-            raise
-        file.commit()
 
     def reading(self, key: str) -> BinaryIO:
-        file: BinaryIO = self.files.open(self._path(key), "rb")
-        return file
+        from microtome.slides.source import RemoteSource, SourceFile  # with all readers of slides
+
+        return io.BufferedReader(SourceFile(RemoteSource(f"s3://{self._bucket.name}/{self._path(key)}")))
 
     def exists(self, key: str) -> bool:
-        # Not `isfile`: to that, a store that is away has no keys.
         try:
-            return bool(self.files.info(self._path(key))["type"] == "file")
+            self._bucket.head(self._path(key))
         except FileNotFoundError:
             return False
+        return True
 
     def delete(self, prefix: str) -> None:
         doomed = [self._path(key) for key in self.listing(prefix)]
-        if prefix and self.exists(prefix):
+        if prefix:
             doomed.append(self._path(prefix))
         if doomed:
-            self.files.rm(doomed)
+            self._bucket.delete(doomed)
 
     def listing(self, prefix: str) -> dict[str, int]:
         try:
-            found = self.files.find(self._path(prefix) + "/", detail=True)
+            found = self._bucket.below(self._path(prefix))
         except FileNotFoundError:  # no such bucket: `put` will say so
             return {}
-        sizes = {path.removeprefix(f"{self.root}/"): int(found[path]["size"]) for path in sorted(found)}
-        return {key: size for key, size in sizes.items() if not key.endswith("/")}
+        start = len(self._path("")) + 1 if self._path("") else 0
+        return {about.key[start:]: about.size_bytes for about in found}
 
     def sweep(self) -> None:
         """Nothing: an object appears when it is whole."""
 
     def _path(self, key: str) -> str:
-        return f"{self.root}/{key}" if key else self.root
+        return "/".join(part for part in (self._place[1], key) if part)
+
+    @contextmanager
+    def _allowed(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, PermissionError) as error:
+            raise CannotWrite(self._uri, str(error)) from error
 
 
 def _get_or_none(keyspace: Keyspace, key: str) -> bytes | None:

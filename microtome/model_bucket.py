@@ -4,13 +4,12 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from microtome.errors import ModelNotFound, ModelUnreachable
-from microtome.s3 import s3_files
+from microtome.s3 import S3Bucket, S3Object, bucket_of
 
 CARD_FILE = "model.json"
 
@@ -28,39 +27,38 @@ def fetch_model(uri: str, environ: Mapping[str, str] = os.environ) -> Path:
     ModelUnreachable
         If the store cannot be asked.
     """
-    root = uri.removeprefix("s3://").strip("/")
-    files = s3_files()
+    bucket, root = bucket_of(uri)
     try:
-        found: dict[str, dict[str, Any]] = files.find(root + "/", maxdepth=1, detail=True)
-        if f"{root}/{CARD_FILE}" not in found:
+        parts = [part for part in bucket.below(root) if "/" not in part.key.removeprefix(f"{root}/")]
+        if f"{root}/{CARD_FILE}" not in {part.key for part in parts}:
             raise ModelNotFound(uri)
-        folder = _cache(environ) / "models" / _version(uri, found)
+        folder = _cache(environ) / "models" / _version(uri, parts)
         if not folder.is_dir():
-            _copy(files, found, folder)
-    except ModelNotFound:
-        raise
-    except Exception as error:  # of botocore, aiohttp, s3fs: no class in common
-        raise ModelUnreachable(uri, f"{type(error).__name__}: {error}") from error
+            _copy(bucket, parts, folder)
+    except FileNotFoundError as error:
+        raise ModelNotFound(uri) from error
+    except OSError as error:
+        raise ModelUnreachable(uri, str(error)) from error
     return folder
 
 
-def _copy(files: Any, found: Mapping[str, Any], folder: Path) -> None:
+def _copy(bucket: S3Bucket, parts: Sequence[S3Object], folder: Path) -> None:
     """Whole or not at all: other processes may want it at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     try:
-        for path in found:
-            files.get_file(path, str(new / path.rsplit("/", 1)[-1]))
+        for part in parts:
+            (new / part.key.rsplit("/", 1)[-1]).write_bytes(bucket.get(part.key))
         with suppress(OSError):  # another process was first
             new.rename(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _version(uri: str, found: Mapping[str, Any]) -> str:
+def _version(uri: str, parts: Sequence[S3Object]) -> str:
     """Of the model's files: another ETag makes another version."""
-    parts = [f"{path} {found[path]['size']} {found[path].get('ETag')}" for path in sorted(found)]
-    return hashlib.sha256("\n".join([uri, *parts]).encode()).hexdigest()[:32]
+    lines = [f"{part.key} {part.size_bytes} {part.etag}" for part in parts]
+    return hashlib.sha256("\n".join([uri, *lines]).encode()).hexdigest()[:32]
 
 
 def _cache(environ: Mapping[str, str]) -> Path:

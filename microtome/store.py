@@ -21,7 +21,7 @@ from microtome.grid import Window
 from microtome.keyspace import REQUESTS, Bucket, Folder, Keyspace
 from microtome.ngff import ArraySpec, array_document
 from microtome.records import KeyRecord, ShardReport
-from microtome.s3 import reaching
+from microtome.s3 import reaching, s3_store
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -133,11 +133,11 @@ class ResultStore:
 
     @cached_property
     def zarr(self) -> "Store":
-        from zarr.storage import FsspecStore, LocalStore  # half a second, of use to few
+        from zarr.storage import LocalStore, ObjectStore  # half a second, of use to few
 
         if self.is_local:
             return LocalStore(self.uri, read_only=True)
-        return FsspecStore.from_url(self.uri, read_only=True)
+        return ObjectStore(s3_store(self.uri), read_only=True)
 
     def exists(self, key: str) -> bool:
         return self._keys.exists(key)

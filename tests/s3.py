@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -22,14 +23,19 @@ START_S = 20.0
 
 
 def find_versitygw(shared_data: Path) -> Path:
-    """The server's program: on PATH, or unpacked from beside the shared data. Skips without it."""
-    if found := shutil.which("versitygw"):
+    """The S3 server's program. Skips without it."""
+    return find_program("versitygw", shared_data)
+
+
+def find_program(name: str, shared_data: Path) -> Path:
+    """A program of the tests: on PATH, or unpacked from beside the shared data. Skips without it."""
+    if found := shutil.which(name):
         return Path(found)
     unpack = shared_data.parent / "bin" / "unpack"
     if unpack.is_file():
         folder = subprocess.run([unpack], check=True, capture_output=True, text=True).stdout.strip()
-        return Path(folder) / "versitygw"
-    lacking(f"no versitygw on PATH, and none to unpack in {unpack.parent}")
+        return Path(folder) / name
+    lacking(f"no {name} on PATH, and none to unpack in {unpack.parent}")
 
 
 class S3Server:
@@ -37,16 +43,23 @@ class S3Server:
 
     `environment` holds what clients need (AWS_ENDPOINT_URL, region, credentials). `webhook` gets a
     notification of every change; it must answer before the server starts. `host` is an address of
-    this machine: loopback, or where pods see it.
+    this machine: loopback, or where pods see it. With a certificate and its key, both PEM files, it
+    speaks HTTPS.
     """
 
     def __init__(
-        self, program: Path, folder: Path, webhook: str | None = None, host: str = "127.0.0.1"
+        self,
+        program: Path,
+        folder: Path,
+        webhook: str | None = None,
+        host: str = "127.0.0.1",
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         self._program, self.folder, self._webhook = program, folder, webhook
         self._at = f"{host}:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = f"http://{self._at}"
+        self._certificate = certificate
+        self.endpoint = f"{'https' if certificate else 'http'}://{self._at}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -74,6 +87,11 @@ class S3Server:
             [
                 *(self._program, "--quiet", "--keep-alive", "--port", self._at),
                 *(("--event-webhook-url", self._webhook) if self._webhook else ()),
+                *(
+                    ("--cert", self._certificate[0], "--key", self._certificate[1])
+                    if self._certificate
+                    else ()
+                ),
                 *("--region", REGION, "--health", "/health", "posix", "--sidecar", metadata, self.folder),
             ],
             env={**os.environ, **keys},
@@ -83,12 +101,17 @@ class S3Server:
         self._wait()
         return self
 
+    def _encryption(self) -> tuple[str | Path, ...]:
+        return ("--cert", self._certificate[0], "--key", self._certificate[1]) if self._certificate else ()
+
     def _wait(self) -> None:
         assert self._process is not None
+        # Whether clients believe its certificate is their tests' business.
+        trusted = ssl._create_unverified_context() if self._certificate else None
         end_s = time.monotonic() + START_S
         while time.monotonic() < end_s and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer:
+                with urllib.request.urlopen(f"{self.endpoint}/health", timeout=1, context=trusted) as answer:
                     if answer.status == 200:
                         return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -99,7 +122,11 @@ class S3Server:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(timeout=10)
+            try:
+                self._process.wait(timeout=1)
+            except subprocess.TimeoutExpired:  # it waits for clients that keep a connection open
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def __exit__(
@@ -116,7 +143,7 @@ def asked_by_this_process(server: S3Server) -> Iterator[S3Server]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        # Its file systems are kept by their arguments; where they ask comes from the environment.
+        # By which wsidicom reads: it keeps file systems by their arguments, and their addresses with them.
         s3fs.S3FileSystem.clear_instance_cache()
         try:
             yield server

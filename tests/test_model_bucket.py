@@ -5,10 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import s3fs
 
 from microtome.errors import ModelNotFound, ModelReplaced, ModelUnreachable
 from microtome.model import default_model, find_model, read_card, write_card
+from microtome.s3 import bucket_of
 from microtome.stages.run import network_of
 
 URI = "s3://models/lab/he-nuclei"
@@ -26,7 +26,8 @@ def test_a_model_of_a_bucket_is_copied_once_a_version(bucket, tmp_path):
     assert {path.name for path in first.iterdir()} == {path.name for path in default_model().iterdir()}
     assert find_model(URI) == first
     write_card(replace(read_card(first), version="2.0"), tmp_path)
-    s3fs.S3FileSystem().put_file(str(tmp_path / "model.json"), f"{URI}/model.json")
+    bucket_there, key = bucket_of(f"{URI}/model.json")
+    bucket_there.put(key, (tmp_path / "model.json").read_bytes())
     assert read_card(find_model(URI)).version == "2.0"
     assert [path.name[0] for path in first.parent.iterdir()].count(".") == 0, "nothing half-copied is left"
 

@@ -28,9 +28,8 @@ def open_slide(uri: str, *, on_bad_tile: OnBadTile = OnBadTile.FAIL) -> Slide:
     Parameters
     ----------
     uri
-        A local path; a folder that holds the parts of one DICOM or MRXS slide; or an address
-        that fsspec opens, such as s3://bucket/key (settings from the environment:
-        AWS_ENDPOINT_URL, AWS_REGION, credentials).
+        A local path; a folder that holds the parts of one DICOM or MRXS slide; or s3://bucket/key
+        (settings from the environment: AWS_ENDPOINT_URL, AWS_REGION, credentials).
     on_bad_tile
         What `Slide.read` does with a tile that cannot be decoded.
 

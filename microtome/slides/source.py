@@ -1,4 +1,4 @@
-"""Bytes of a slide's file by ranges: local files by pread, others (S3) by fsspec.
+"""Bytes of a slide's file by ranges: local files by pread, those in buckets by S3's own ranges.
 
 Knows nothing of formats. Threads may read at once.
 """
@@ -9,7 +9,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Buffer, Sequence
-from typing import Any, Protocol
+from typing import Protocol
+
+from microtome.s3 import S3Bucket, bucket_of
 
 IDENTITY_BYTES = 1 << 20
 LOCAL_GAP_BYTES = 16 << 10
@@ -33,12 +35,14 @@ class Source(Protocol):
 
 
 def open_source(uri: str) -> Source:
-    """A local path, or any address that fsspec opens.
+    """A local path, or `s3://bucket/key`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
+    OSError
+        If it cannot be reached.
     """
     return RemoteSource(uri) if is_remote(uri) else LocalSource(uri)
 
@@ -51,10 +55,8 @@ def is_folder(uri: str) -> bool:
     """Whether this is a folder of this machine, or a prefix of keys."""
     if not is_remote(uri):
         return os.path.isdir(uri)
-    from fsspec.core import url_to_fs
-
-    files, path = url_to_fs(uri)
-    return bool(files.isdir(path))
+    bucket, key = _bucket_of(uri)
+    return next(bucket.below(key), None) is not None
 
 
 def identity(source: Source) -> str:
@@ -113,17 +115,14 @@ class LocalSource:
 
 
 class RemoteSource:
-    """A file that fsspec reads by ranges, such as s3://bucket/key.
+    """An object of a bucket, s3://bucket/key.
 
     Settings (AWS_ENDPOINT_URL, AWS_REGION, credentials) come from the environment.
     """
 
     def __init__(self, uri: str) -> None:
-        from fsspec.core import url_to_fs
-
-        self._files: Any
-        self._files, self._path = url_to_fs(uri)
-        self._size_bytes = int(self._files.info(self._path)["size"])
+        self._bucket, self._key = _bucket_of(uri)
+        self._size_bytes = self._bucket.head(self._key).size_bytes
         self.read_bytes = 0
         """Bytes asked for so far."""
 
@@ -135,7 +134,7 @@ class RemoteSource:
         joined = coalesce(ranges, REMOTE_GAP_BYTES)
         starts = [first for (first, _), _ in joined]
         ends = [min(first + length, self._size_bytes) for (first, length), _ in joined]
-        runs = self._files.cat_ranges([self._path] * len(joined), starts, ends, on_error="raise")
+        runs = self._bucket.get_ranges(self._key, starts, ends)
         self.read_bytes += sum(map(len, runs))
         parts = [b""] * len(ranges)
         for ((first, _), places), run in zip(joined, runs, strict=True):
@@ -145,7 +144,13 @@ class RemoteSource:
         return parts
 
     def close(self) -> None:
-        self._files = None
+        """Nothing is held open."""
+
+
+def _bucket_of(uri: str) -> tuple[S3Bucket, str]:
+    if not uri.startswith("s3://"):
+        raise OSError(f"slides are read from local disks and from s3://…, not from {uri.split('://')[0]}://…")
+    return bucket_of(uri)
 
 
 class SourceFile(io.RawIOBase):
