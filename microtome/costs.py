@@ -11,6 +11,7 @@ from microtome.store import ResultStore
 
 CORE_MP_S: dict[InstructionSet, dict[Precision, float]] = {
     InstructionSet.AMX: {Precision.F32: 1.5, Precision.BF16: 8.0, Precision.INT8: 10.5},
+    InstructionSet.AVX512_BF16: {Precision.F32: 1.1, Precision.BF16: 2.2, Precision.INT8: 4.0},
     InstructionSet.AVX512_VNNI: {Precision.F32: 1.5, Precision.BF16: 0.7, Precision.INT8: 4.8},
     InstructionSet.AVX512: {Precision.F32: 1.5, Precision.INT8: 2.5},
     InstructionSet.AVX2_VNNI: {Precision.F32: 1.0, Precision.INT8: 3.2},

@@ -35,6 +35,7 @@ class InstructionSet(StrEnum):
     """What decides how fast each precision is, from best to least."""
 
     AMX = "AMX"
+    AVX512_BF16 = "AVX-512 VNNI and fast bf16, no AMX"
     AVX512_VNNI = "AVX-512 VNNI, no AMX"
     AVX512 = "AVX-512, no VNNI"
     AVX2_VNNI = "AVX2 VNNI, no AVX-512"
@@ -44,13 +45,16 @@ class InstructionSet(StrEnum):
 
 _NEEDED = {
     InstructionSet.AMX: {"amx_tile", "amx_int8", "amx_bf16"},
+    # Intel's without AMX have instructions for bf16 as well, but compute slower in it than in f32.
+    InstructionSet.AVX512_BF16: {"avx512f", "avx512_vnni", "avx512_bf16", "AuthenticAMD"},
     InstructionSet.AVX512_VNNI: {"avx512f", "avx512_vnni"},
     InstructionSet.AVX512: {"avx512f"},
     InstructionSet.AVX2_VNNI: {"avx2", "avx_vnni"},
     InstructionSet.AVX2: {"avx2"},
     InstructionSet.OTHER: set[str](),
 }
-_WORTH_RECORDING = frozenset[str]().union(*_NEEDED.values()) | {"avx512_bf16", "avx512_fp16", "fma"}
+_FAST_BF16 = frozenset({InstructionSet.AMX, InstructionSet.AVX512_BF16})
+_WORTH_RECORDING = frozenset[str]().union(*_NEEDED.values()) - {"AuthenticAMD"} | {"avx512_fp16", "fma"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +90,7 @@ def machine_record(root: Path = PLATFORM) -> Machine:
 
 
 def instruction_set(flags: Iterable[str]) -> InstructionSet:
-    """The best one that the flags of `/proc/cpuinfo` allow."""
+    """The best one that the flags of `/proc/cpuinfo` and its name of the maker allow."""
     have = set(flags)
     return next(name for name, needed in _NEEDED.items() if needed <= have)
 
@@ -113,8 +117,8 @@ def choose_precision(
         if not runs(requested, cpu):
             raise PrecisionUnsupported(requested, cpu)
         return requested, "as asked for"
-    # bf16 is slower than f32 where there is no AMX; int8 is fastest everywhere.
-    by_speed = [Precision.INT8, Precision.BF16] if cpu is InstructionSet.AMX else [Precision.INT8]
+    # int8 is fastest everywhere; bf16 is faster than f32 on some.
+    by_speed = [Precision.INT8, Precision.BF16] if cpu in _FAST_BF16 else [Precision.INT8]
     passed_over: list[str] = []
     for precision in by_speed:
         reason = _objection(card, precision)
@@ -126,8 +130,13 @@ def choose_precision(
 
 def runs(precision: Precision, cpu: InstructionSet) -> bool:
     """Whether OpenVINO compiles for this precision on such a CPU."""
-    with_bf16 = {InstructionSet.AMX, InstructionSet.AVX512_VNNI, InstructionSet.AVX512}
+    with_bf16 = _FAST_BF16 | {InstructionSet.AVX512_VNNI, InstructionSet.AVX512}
     return precision is not Precision.BF16 or cpu in with_bf16
+
+
+def has_fast_bf16(cpu: InstructionSet) -> bool:
+    """Whether bf16 is faster than f32 there."""
+    return cpu in _FAST_BF16
 
 
 def cores(root: Path = PLATFORM) -> int:
@@ -161,12 +170,13 @@ def _objection(card: ModelCard, precision: Precision) -> str | None:
 
 
 def _cpuinfo(root: Path) -> tuple[str, frozenset[str]]:
-    """Name and flags of the first core; without a Linux `/proc` the name alone."""
+    """Name, and flags and maker, of the first core; without a Linux `/proc` the name alone."""
     text = _text(root / "proc/cpuinfo").split("\n\n")[0]
     lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     values = {name.strip(): value.strip() for name, value in lines.items()}
     name = values.get("model name") or platform.processor() or platform.machine()
-    return name, frozenset((values.get("flags") or values.get("Features") or "").split())
+    flags = (values.get("flags") or values.get("Features") or "").split()
+    return name, frozenset([*flags, values.get("vendor_id", "")])
 
 
 def this_instruction_set(root: Path = PLATFORM) -> InstructionSet:

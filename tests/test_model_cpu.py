@@ -41,6 +41,8 @@ def with_ap(card: ModelCard, **ap50: float | None) -> ModelCard:
     [
         (SAPPHIRE + " amx_tile amx_int8 amx_bf16", InstructionSet.AMX),
         (SAPPHIRE, InstructionSet.AVX512_VNNI),
+        (SAPPHIRE + " GenuineIntel", InstructionSet.AVX512_VNNI),
+        (SAPPHIRE + " AuthenticAMD", InstructionSet.AVX512_BF16),
         ("avx2 avx512f", InstructionSet.AVX512),
         ("avx2 avx_vnni", InstructionSet.AVX2_VNNI),
         ("fma avx2", InstructionSet.AVX2),
@@ -63,6 +65,7 @@ def test_int8_that_loses_accuracy_is_passed_over_and_the_reason_is_told(card: Mo
     precision, why = choose_precision(worse, None, InstructionSet.AMX)
     assert precision is Precision.BF16
     assert "int8 would be faster, but loses 0.6 points of AP" in why
+    assert choose_precision(worse, None, InstructionSet.AVX512_BF16)[0] is Precision.BF16
     assert choose_precision(worse, None, InstructionSet.AVX512_VNNI)[0] is Precision.F32
 
 
@@ -72,7 +75,7 @@ def test_a_score_that_is_not_known_is_not_trusted(card: ModelCard) -> None:
     assert "does not say how accurate" in why
 
 
-def test_a_model_without_int8_runs_in_f32_where_there_is_no_amx(card: ModelCard) -> None:
+def test_a_model_without_int8_runs_in_f32_where_bf16_is_slower(card: ModelCard) -> None:
     floats = {name: ir for name, ir in card.precisions.items() if name is not Precision.INT8}
     without = replace(card, precisions=floats)
     assert choose_precision(without, None, InstructionSet.AMX)[0] is Precision.BF16
@@ -87,6 +90,13 @@ def test_a_precision_that_is_asked_for_is_taken_or_refused(card: ModelCard) -> N
     assert choose_precision(card, Precision.F32, InstructionSet.AMX) == (Precision.F32, "as asked for")
     with pytest.raises(PrecisionUnsupported, match="does not run bf16"):
         choose_precision(card, Precision.BF16, InstructionSet.AVX2_VNNI)
+
+
+def test_the_maker_of_the_cpu_is_read(tmp_path: Path) -> None:
+    _write(
+        tmp_path, "proc/cpuinfo", f"vendor_id\t: AuthenticAMD\nmodel name\t: EPYC\nflags\t\t: {SAPPHIRE}\n\n"
+    )
+    assert machine_record(tmp_path).instruction_set is InstructionSet.AVX512_BF16
 
 
 def test_this_machine_is_described() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from microtome.arrays import Ints
-from microtome.cpu import cores, machine_record, runs
+from microtome.cpu import InstructionSet, cores, has_fast_bf16, machine_record, runs
 from microtome.model import Precision, default_model
 from microtome.options import Options
 from microtome.plan import make_plan
@@ -45,10 +45,11 @@ def figures(bench: Bench) -> Iterator[Figure]:
 
 
 def precisions() -> tuple[Precision, ...]:
-    """Those worth measuring here: bf16 is a fast one with AMX alone."""
+    """Those worth measuring here, first the one that int8 is compared with: bf16 with AMX, f32 without."""
     here = machine_record().instruction_set
-    first = Precision.BF16 if here.name == "AMX" else Precision.F32
-    return tuple(dict.fromkeys(p for p in (first, Precision.F32, Precision.INT8) if runs(p, here)))
+    first = Precision.BF16 if here is InstructionSet.AMX else Precision.F32
+    fast = [Precision.BF16] if has_fast_bf16(here) else []
+    return tuple(dict.fromkeys(p for p in (first, *fast, Precision.F32, Precision.INT8) if runs(p, here)))
 
 
 def ordinary(bench: Bench) -> Iterator[Figure]:
