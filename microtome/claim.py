@@ -126,8 +126,8 @@ def _try_lock(file: int) -> bool:
 
 @contextmanager
 def _claimed_in_bucket(uri: str, on_wait: Callable[[], None]) -> Iterator[Claim]:
-    lease = _Lease(uri.rstrip("/") + CLAIM)
     with reaching(uri):
+        lease = _Lease(uri.rstrip("/") + CLAIM)
         lease.take(on_wait)
     claim, ended = Claim(), threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, claim, ended), daemon=True)
@@ -142,16 +142,18 @@ def _claimed_in_bucket(uri: str, on_wait: Callable[[], None]) -> Iterator[Claim]
 
 def _renew(lease: "_Lease", claim: Claim, ended: threading.Event) -> None:
     renewed_s = time.monotonic()
-    while not ended.wait(RENEW_S):
-        try:
-            if lease.replace(lease.etag):
+    try:
+        while not ended.wait(RENEW_S):
+            try:
+                if not lease.replace(lease.etag):
+                    return
                 renewed_s = time.monotonic()
-                continue
-        except OSError:  # the store is away: ours until others may take it
-            if time.monotonic() - renewed_s < SILENT_S:
-                continue
+            except (OSError, CannotWrite):  # the store is away, or refuses: ours until others may take it
+                if time.monotonic() - renewed_s >= SILENT_S:
+                    return
+    finally:
+        # However it ends, nobody renews it any more.
         claim.lose()
-        return
 
 
 class _Lease:

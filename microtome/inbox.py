@@ -169,7 +169,7 @@ def _look_at_files(path: str) -> SlideVersion:
 def _look_at_prefix(uri: str) -> SlideVersion:
     """A slide of many objects (DICOM): their names, sizes and ETags."""
     bucket, root = bucket_of(uri, is_patient=False)
-    found = list(bucket.below(root))
+    found = bucket.below(root)
     if not found:
         raise FileNotFoundError(uri)
     parts = [f"{bucket.name}/{part.key} {part.size_bytes} {_stamp(part)}" for part in found]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from microtome.errors import CannotWrite, NoSpaceLeft
-from microtome.s3 import S3Bucket, bucket_of
+from microtome.s3 import S3Bucket, bucket_of, guarded
 
 TEMPORARY = ".writing"
 """Suffix of a file that is not whole yet; `listing` leaves such files out."""
@@ -26,6 +26,8 @@ ABANDONED_S = 3600.0
 """A temporary file of another host that is this old has no writer any more."""
 REQUESTS = 16
 """Keys that are read or written at once in a bucket, to hide its latency."""
+READ_BYTES = 8 << 20
+"""Asked for at once of a key that is read as a file."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
 
@@ -190,15 +192,14 @@ class Bucket:
         with ThreadPoolExecutor(REQUESTS) as pool:
             return _existing(keys, pool.map(partial(_get_or_none, self), keys))
 
-    @contextmanager
-    def writing(self, key: str) -> Iterator[BinaryIO]:
-        with self._allowed(), self._bucket.writing(self._path(key)) as file:
-            yield file
+    def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
+        return guarded(self._bucket.writing(self._path(key)), self._allowed)
 
     def reading(self, key: str) -> BinaryIO:
         from microtome.slides.source import RemoteSource, SourceFile  # with all readers of slides
 
-        return io.BufferedReader(SourceFile(RemoteSource(f"s3://{self._bucket.name}/{self._path(key)}")))
+        source = RemoteSource(f"s3://{self._bucket.name}/{self._path(key)}")
+        return io.BufferedReader(SourceFile(source, blocks=4, block_bytes=READ_BYTES))
 
     def exists(self, key: str) -> bool:
         try:

@@ -27,10 +27,11 @@ def fetch_model(uri: str, environ: Mapping[str, str] = os.environ) -> Path:
     ModelUnreachable
         If the store cannot be asked.
     """
-    bucket, root = bucket_of(uri)
     try:
-        parts = [part for part in bucket.below(root) if "/" not in part.key.removeprefix(f"{root}/")]
-        if f"{root}/{CARD_FILE}" not in {part.key for part in parts}:
+        bucket, root = bucket_of(uri)
+        start = f"{root}/" if root else ""
+        parts = [part for part in bucket.below(root) if "/" not in part.key.removeprefix(start)]
+        if f"{start}{CARD_FILE}" not in {part.key for part in parts}:
             raise ModelNotFound(uri)
         folder = _cache(environ) / "models" / _version(uri, parts)
         if not folder.is_dir():

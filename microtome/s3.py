@@ -6,8 +6,9 @@ Its errors become Python's own here: FileNotFoundError, PermissionError, OSError
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,11 +21,21 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Credential, S3Store
 
 PART_BYTES = 16 << 20
-"""Larger objects are sent in parts of this size."""
-CONNECT_S, SILENT_S = 5, 60
-"""A store that does not take a connection, or says nothing, for so long is tried again."""
-PATIENT_S, IMPATIENT_S = 30, 1
-"""For how long a request is tried again."""
+"""Objects of more than four of these are sent in parts of this size."""
+CONNECT_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """With a store that is away."""
+
+    silent_s: float
+    """It counts as away once it has said nothing for so long in the middle of a request."""
+    retry_s: float
+    """For how long a request is begun again."""
+
+
+PATIENT, IMPATIENT = Patience(silent_s=12, retry_s=30), Patience(silent_s=5, retry_s=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +58,25 @@ def split(uri: str) -> tuple[str, str]:
 def bucket_of(uri: str, *, is_patient: bool = True) -> tuple["S3Bucket", str]:
     """The bucket of an `s3://…` address, and the key in it; asked for again, the same connections.
 
-    `is_patient` waits 30 s for a store that is away, else one.
+    Raises
+    ------
+    OSError
+        If the settings make no sense.
     """
     name, key = split(uri)
     ours = tuple(sorted((name, text) for name, text in os.environ.items() if name.startswith("AWS_")))
-    return _bucket(name, is_patient, ours), key
+    return _bucket(name, PATIENT if is_patient else IMPATIENT, ours), key
 
 
 def s3_store(uri: str) -> "S3Store":
     """An `s3://…` folder of keys for libraries that read through obstore themselves."""
     name, prefix = split(uri)
-    return _connect(name, is_patient=True, environ=os.environ, prefix=prefix)
+    return _connect(name, PATIENT, os.environ, prefix)
 
 
 @lru_cache(maxsize=64)
-def _bucket(name: str, is_patient: bool, environ: tuple[tuple[str, str], ...]) -> "S3Bucket":
-    return S3Bucket(name, _connect(name, is_patient, dict(environ)))
+def _bucket(name: str, patience: Patience, environ: tuple[tuple[str, str], ...]) -> "S3Bucket":
+    return S3Bucket(name, _connect(name, patience, dict(environ)))
 
 
 class S3Bucket:
@@ -82,11 +96,14 @@ class S3Bucket:
             return obstore.get(self._store, key).bytes().to_bytes()
 
     def get_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-        """The bytes of each range, asked for at once; `ends` are exclusive and within the object."""
+        """The bytes of each range, asked for at once; `ends` are exclusive and within the object.
+
+        A request a range, unless they touch.
+        """
         import obstore
 
         with _asking():
-            found = obstore.get_ranges(self._store, key, starts=starts, ends=ends)
+            found = obstore.get_ranges(self._store, key, starts=starts, ends=ends, coalesce=0)
             return [part.to_bytes() for part in found]
 
     def put(self, key: str, data: bytes) -> None:
@@ -115,13 +132,15 @@ class S3Bucket:
             except (AlreadyExistsError, PreconditionError):
                 return None
 
-    @contextmanager
-    def writing(self, key: str) -> Iterator[BinaryIO]:
-        """A file that becomes the object when the block ends, and nothing if the block raises."""
+    def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """A file that becomes the object when the block ends, and nothing if the block raises.
+
+        A part that is under way then may stay in the store, as an upload that was not completed.
+        """
         import obstore
 
-        with _asking(), obstore.open_writer(self._store, key, buffer_size=PART_BYTES) as file:
-            yield cast(BinaryIO, file)
+        file: Any = obstore.open_writer(self._store, key, buffer_size=PART_BYTES)
+        return guarded(file, _asking)
 
     def head(self, key: str) -> S3Object:
         import obstore
@@ -129,13 +148,26 @@ class S3Bucket:
         with _asking():
             return _object(obstore.head(self._store, key))
 
-    def below(self, prefix: str) -> Iterator[S3Object]:
-        """Every object below a folder of keys, at any depth, by key; none are no error."""
+    def below(self, prefix: str) -> list[S3Object]:
+        """Every object below a folder of keys, at any depth, by key; none are no error.
+
+        Without those of no bytes that consoles make to show a folder: others lie below them.
+        """
+        found = sorted(self._listed(prefix), key=lambda about: about.key)
+        folders = {part for about in found for part in _folders_of(about.key)}
+        return [about for about in found if about.size_bytes or about.key not in folders]
+
+    def has_below(self, prefix: str) -> bool:
+        """Whether any object lies below a folder of keys."""
+        return any(True for _ in self._listed(prefix))
+
+    def _listed(self, prefix: str) -> Iterator[S3Object]:
         import obstore
 
         with _asking():
-            found = [about for some in obstore.list(self._store, prefix or None) for about in some]
-        return iter(sorted(map(_object, found), key=lambda about: about.key))
+            for some in obstore.list(self._store, prefix or None):
+                # S3 lists `prefix/` itself too, where somebody has made such a key.
+                yield from (_object(about) for about in some if about["path"] != prefix)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; of those that are not there, none is an error."""
@@ -143,6 +175,39 @@ class S3Bucket:
 
         with _asking():
             obstore.delete(self._store, list(keys))
+
+
+@contextmanager
+def guarded(
+    opened: AbstractContextManager[BinaryIO], guard: Callable[[], AbstractContextManager[None]]
+) -> Iterator[BinaryIO]:
+    """A file that is opened, written and closed within `guard`; what its block does besides is not."""
+    with guard():
+        file = opened.__enter__()
+    try:
+        yield cast(BinaryIO, _Guarded(file, guard))
+    except BaseException:
+        opened.__exit__(*sys.exc_info())
+        raise
+    with guard():
+        opened.__exit__(None, None, None)
+
+
+class _Guarded:
+    """What writers of tables ask of a file, each call within the guard."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        self._file, self._guard = file, guard
+
+    def write(self, data: bytes) -> int:
+        with self._guard():
+            return self._file.write(data)
+
+    def flush(self) -> None:
+        with self._guard():
+            self._file.flush()
 
 
 @contextmanager
@@ -198,28 +263,39 @@ def _object(about: Mapping[str, Any]) -> S3Object:
     return S3Object(about["path"], about["size"], _bare(about["e_tag"]), about["last_modified"])
 
 
+def _folders_of(key: str) -> Iterator[str]:
+    """`a/b` and `a` of `a/b/c`."""
+    while "/" in key:
+        key = key.rpartition("/")[0]
+        yield key
+
+
 def _bare(etag: str | None) -> str:
     return (etag or "").strip('"')
 
 
-def _connect(name: str, is_patient: bool, environ: Mapping[str, str], prefix: str | None = None) -> "S3Store":
+def _connect(
+    name: str, patience: Patience, environ: Mapping[str, str], prefix: str | None = None
+) -> "S3Store":
     from obstore.store import S3Store
 
     settings, credentials = _profile(environ)
     named = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     if named:
         settings["endpoint"] = named
+    if not settings.get("endpoint", "https://").startswith(("http://", "https://")):
+        raise OSError(f"AWS_ENDPOINT_URL is {settings['endpoint']}; it has to begin with https:// or http://")
     client: ClientConfig = {
         "connect_timeout": timedelta(seconds=CONNECT_S),
-        "read_timeout": timedelta(seconds=SILENT_S),
+        "read_timeout": timedelta(seconds=patience.silent_s),
         "timeout": timedelta(hours=1),
         "allow_http": settings.get("endpoint", "").startswith("http://"),
     }
     if "AWS_CA_BUNDLE" in environ:
-        client["root_certificate"] = Path(environ["AWS_CA_BUNDLE"]).read_text()
+        client["root_certificate"] = _certificate(environ["AWS_CA_BUNDLE"])
     retries: RetryConfig = {
         "max_retries": 1000,  # the time ends them
-        "retry_timeout": timedelta(seconds=PATIENT_S if is_patient else IMPATIENT_S),
+        "retry_timeout": timedelta(seconds=patience.retry_s),
         "backoff": {
             "init_backoff": timedelta(milliseconds=100),
             "max_backoff": timedelta(seconds=3),
@@ -236,6 +312,14 @@ def _connect(name: str, is_patient: bool, environ: Mapping[str, str], prefix: st
     )
 
 
+def _certificate(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        # Not as a FileNotFoundError, which would be taken for an object that is not there.
+        raise OSError(f"AWS_CA_BUNDLE names {path}, which cannot be read: {error}") from error
+
+
 def _profile(environ: Mapping[str, str]) -> tuple[Any, Any]:  # Any: dicts and callables of obstore's
     """Settings and credentials of a profile in ~/.aws, where the environment names no key; else nothing.
 
@@ -247,14 +331,20 @@ def _profile(environ: Mapping[str, str]) -> tuple[Any, Any]:  # Any: dicts and c
         environ.get("AWS_CONFIG_FILE", str(home / "config")),
     )
     has_key = "AWS_ACCESS_KEY_ID" in environ and "AWS_PROFILE" not in environ
-    if has_key or not any(map(os.path.isfile, files)):
+    if has_key or not any(Path(file).expanduser().is_file() for file in files):
         return {}, None
     import botocore.session  # half a second, which others need not wait for
+    from botocore.exceptions import BotoCoreError
 
     session = botocore.session.Session()
-    region, endpoint = session.get_config_variable("region"), session.get_scoped_config().get("endpoint_url")
-    settings = {name: text for name, text in (("region", region), ("endpoint", endpoint)) if text}
-    found = session.get_credentials()
+    try:
+        of_profile, found = session.get_scoped_config(), session.get_credentials()
+    except BotoCoreError as error:
+        raise OSError(f"the settings in {home} or of AWS_PROFILE: {error}") from error
+    settings = {"endpoint": of_profile.get("endpoint_url"), "region": of_profile.get("region")}
+    if {"AWS_REGION", "AWS_DEFAULT_REGION"} & set(environ):
+        del settings["region"]  # the environment goes first
+    settings = {name: text for name, text in settings.items() if text}
     if found is None:
         return settings, None
 

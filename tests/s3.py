@@ -87,11 +87,7 @@ class S3Server:
             [
                 *(self._program, "--quiet", "--keep-alive", "--port", self._at),
                 *(("--event-webhook-url", self._webhook) if self._webhook else ()),
-                *(
-                    ("--cert", self._certificate[0], "--key", self._certificate[1])
-                    if self._certificate
-                    else ()
-                ),
+                *self._encryption(),
                 *("--region", REGION, "--health", "/health", "posix", "--sidecar", metadata, self.folder),
             ],
             env={**os.environ, **keys},

@@ -10,6 +10,7 @@ import pytest
 from microtome import claim
 from microtome.claim import claimed
 from microtome.errors import CannotWrite, ClaimLost
+from microtome.s3 import bucket_of
 
 HOLD = """
 import sys, time
@@ -89,6 +90,22 @@ def test_who_lost_the_claim_stops(s3, quick):
         time.sleep(0.6)
         with pytest.raises(ClaimLost):
             ours.check(uri)
+
+
+def test_who_may_not_renew_the_claim_any_more_loses_it(s3, quick, monkeypatch):
+    s3.make_bucket("results")
+    uri = "s3://results/a.ome.zarr"
+    lease, ours = claim._Lease(uri + claim.CLAIM), claim.Claim()
+    assert lease.replace(None)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    lease._bucket, _ = bucket_of(uri, is_patient=False)
+    renewing = threading.Thread(target=claim._renew, args=(lease, ours, threading.Event()))
+    renewing.start()
+    time.sleep(0.6)
+    ours.check(uri)  # nobody may take it yet
+    renewing.join(30)
+    with pytest.raises(ClaimLost):
+        ours.check(uri)
 
 
 def test_a_claim_leaves_nothing_behind(tmp_path):

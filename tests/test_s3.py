@@ -13,7 +13,12 @@ from pathlib import Path
 import boto3
 import pytest
 
-from microtome.s3 import PART_BYTES, bucket_of
+from microtome import s3 as client
+from microtome.errors import SlideUnreachable
+from microtome.keyspace import Bucket
+from microtome.s3 import PART_BYTES, Patience, bucket_of
+from microtome.slides import open_slide
+from microtome.slides.source import BLOCK_BYTES, RemoteSource, SourceFile
 from tests.needs import lacking
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, find_program, free_port
 
@@ -43,6 +48,14 @@ class Proxy:
         toxic = {"name": kind, "type": kind, "toxicity": toxicity, "attributes": attributes}
         self.ask("/proxies/s3/toxics", toxic)
 
+    @property
+    def sent_bytes(self) -> int:
+        """What the server has sent to clients so far."""
+        with urllib.request.urlopen(f"{self._api}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        sent = [line for line in lines if line.startswith("toxiproxy_proxy_sent_bytes_total")]
+        return sum(int(float(line.split()[-1])) for line in sent if 'direction="downstream"' in line)
+
     def calm(self) -> None:
         self.ask("/reset", {}, "POST")
 
@@ -54,7 +67,7 @@ def proxied(s3: S3Server, shared_data: Path, monkeypatch: pytest.MonkeyPatch) ->
     host, port = api.split(":")
     program = find_program("toxiproxy-server", shared_data)
     process = subprocess.Popen(
-        [program, "-host", host, "-port", port], env={**os.environ, "LOG_LEVEL": "error"}
+        [program, "-host", host, "-port", port, "-proxy-metrics"], env={**os.environ, "LOG_LEVEL": "error"}
     )
     proxy = Proxy(f"http://{api}")
     try:
@@ -99,10 +112,56 @@ def test_an_object_of_many_parts_comes_back_by_ranges(there):
     assert found == [data[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
+def test_what_lies_between_ranges_is_not_fetched(there, proxied):
+    data = os.urandom(8 << 20)
+    there.put("large", data)
+    far = bucket_of("s3://lab")[0]
+    before = proxied.sent_bytes
+    starts = [number * 900_000 for number in range(8)]
+    found = far.get_ranges("large", starts, [start + 1000 for start in starts])
+    assert found == [data[start : start + 1000] for start in starts]
+    assert proxied.sent_bytes - before < 50_000
+
+
+@pytest.mark.parametrize("size", [0, 1000, 2 * BLOCK_BYTES])
+def test_an_object_is_read_as_a_file_to_its_end_and_no_further(there, size):
+    data = os.urandom(size)
+    there.put("a", data)
+    source = RemoteSource("s3://lab/a")
+    file = SourceFile(source)
+    assert file.read() == data
+    assert file.seek(size + 5) == size + 5
+    assert file.read(10) == b""
+    assert source.read([(size, 5), (0, 3), (size + 7, 1)]) == [b"", data[:3], b""]
+
+
+def test_what_a_console_makes_to_show_a_folder_is_no_object(there):
+    maker = boto3.client("s3")
+    for key in ("in/", "in/deep/"):
+        maker.put_object(Bucket="lab", Key=key, Body=b"")
+    assert not there.has_below("in/deep")
+    there.put("in/deep/a.svs", b"slide")
+    there.put("in/empty.svs", b"")
+    assert [about.key for about in there.below("")] == ["in/deep/a.svs", "in/empty.svs"]
+    assert [about.key for about in there.below("in")] == ["in/deep/a.svs", "in/empty.svs"]
+    assert there.has_below("in")
+    assert not there.has_below("i")
+
+
+def test_a_fault_of_the_block_that_writes_is_not_told_as_one_of_the_store(there):
+    with (
+        pytest.raises(FileNotFoundError, match="NoSuchKey"),
+        Bucket("s3://lab/result").writing("table"),
+    ):
+        there.get("part that is missing")
+    assert there.below("") == []
+
+
 def write_half(there):
     with there.writing("large") as file:
         for _ in range(3):
             file.write(os.urandom(PART_BYTES))
+        time.sleep(1)  # a part that is still under way may stay: the store's business, says S3's manual too
         raise RuntimeError("half-way")
 
 
@@ -134,6 +193,18 @@ def test_a_store_that_comes_back_is_waited_for(there, s3):
     there.put("a", b"kept")
     back.join()
     assert there.get("a") == b"kept"
+
+
+def test_a_store_that_says_nothing_is_asked_again(proxied, s3, monkeypatch):
+    monkeypatch.setattr(client, "PATIENT", Patience(silent_s=0.5, retry_s=10))
+    s3.make_bucket("lab")
+    there = bucket_of("s3://lab")[0]
+    proxied.disturb("timeout", timeout=0)
+    calm = threading.Timer(2.0, proxied.calm)
+    calm.start()
+    there.put("a", b"at last")
+    calm.join()
+    assert there.get("a") == b"at last"
 
 
 @pytest.mark.parametrize(
@@ -205,3 +276,27 @@ def test_a_certificate_of_an_authority_of_ones_own_is_believed_where_it_is_named
         there = bucket_of("s3://lab")[0]
         there.put("a", b"told in secret")
         assert there.get("a") == b"told in secret"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("AWS_CA_BUNDLE", "/nowhere/lab.pem", "AWS_CA_BUNDLE names /nowhere/lab.pem"),
+        ("AWS_ENDPOINT_URL", "s3.example.org", "has to begin with https://"),
+        ("AWS_PROFILE", "nolab", "nolab"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(there, tmp_path, monkeypatch, name, value, complaint):
+    (tmp_path / "config").write_text("[profile lab]\nregion = eu-test-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SlideUnreachable, match=complaint):
+        open_slide("s3://lab/a.svs")
+
+
+def test_the_region_of_the_environment_goes_before_that_of_a_profile(there, tmp_path, monkeypatch):
+    there.put("a", b"of the region")
+    (tmp_path / "config").write_text("[profile lab]\nregion = eu-other-9\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert bucket_of("s3://lab")[0]._store.config.get("region") != "eu-other-9"

@@ -56,7 +56,7 @@ def is_folder(uri: str) -> bool:
     if not is_remote(uri):
         return os.path.isdir(uri)
     bucket, key = _bucket_of(uri)
-    return next(bucket.below(key), None) is not None
+    return bucket.has_below(key)
 
 
 def identity(source: Source) -> str:
@@ -131,7 +131,9 @@ class RemoteSource:
         return self._size_bytes
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        joined = coalesce(ranges, REMOTE_GAP_BYTES)
+        # A store refuses to be asked for what lies behind the end.
+        within = [(min(first, self._size_bytes), length) for first, length in ranges]
+        joined = [run for run in coalesce(within, REMOTE_GAP_BYTES) if run[0][0] < self._size_bytes]
         starts = [first for (first, _), _ in joined]
         ends = [min(first + length, self._size_bytes) for (first, length), _ in joined]
         runs = self._bucket.get_ranges(self._key, starts, ends)
@@ -154,10 +156,10 @@ def _bucket_of(uri: str) -> tuple[S3Bucket, str]:
 
 
 class SourceFile(io.RawIOBase):
-    """A seekable file over a source, with its last blocks in memory: for parsers of headers."""
+    """A seekable file over a source, with its last blocks in memory."""
 
-    def __init__(self, source: Source, blocks: int = 64) -> None:
-        self._source, self._at, self._capacity = source, 0, blocks
+    def __init__(self, source: Source, blocks: int = 64, block_bytes: int = BLOCK_BYTES) -> None:
+        self._source, self._at, self._capacity, self._block_bytes = source, 0, blocks, block_bytes
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -170,6 +172,11 @@ class SourceFile(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def close(self) -> None:
+        """The blocks are freed; the source stays open."""
+        self._blocks.clear()
+        super().close()
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size_bytes}[whence]
         self._at = max(0, start + offset)
@@ -177,7 +184,7 @@ class SourceFile(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        block, skip = divmod(self._at, BLOCK_BYTES)
+        block, skip = divmod(self._at, self._block_bytes)
         part = self._block(block)[skip : skip + len(view)]
         view[: len(part)] = part
         self._at += len(part)
@@ -186,7 +193,7 @@ class SourceFile(io.RawIOBase):
     def _block(self, index: int) -> bytes:
         with self._lock:
             if index not in self._blocks:
-                self._blocks[index] = self._source.read([(index * BLOCK_BYTES, BLOCK_BYTES)])[0]
+                self._blocks[index] = self._source.read([(index * self._block_bytes, self._block_bytes)])[0]
                 if len(self._blocks) > self._capacity:
                     self._blocks.popitem(last=False)
             self._blocks.move_to_end(index)

@@ -64,8 +64,11 @@ def open_tiff(uri: str, source: Source, on_bad_tile: OnBadTile) -> TiledSlide:
     OnlyOpenSlide
         If OpenSlide has to read it.
     """
-    file: BinaryIO = io.BufferedReader(SourceFile(source))
-    with _parsing(uri), tifffile.TiffFile(file, name=PurePath(uri).name) as tiff:
+    with (
+        _parsing(uri),
+        io.BufferedReader(SourceFile(source)) as file,
+        tifffile.TiffFile(file, name=PurePath(uri).name) as tiff,
+    ):
         _refuse_truncated(uri, tiff, file, source)
         _refuse_overlaps(uri, tiff)
         levels = find_levels(uri, tiff)
