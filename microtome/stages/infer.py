@@ -12,6 +12,7 @@ import numpy as np
 
 from microtome.arrays import Pixels
 from microtome.cluster import Cluster, stop_if_abandoned
+from microtome.forks import give_back
 from microtome.grid import Shard, Window
 from microtome.records import StageReport
 from microtome.seams import Part, part_to_bytes
@@ -47,6 +48,8 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
     shard = run.plan.grid[index]
     window = run.network_window(shard)
     network = network_of(run)
+    # A worker needs most here: what other tasks have left must not lie beside the network's layers.
+    give_back()
     found = []
     for core, around, pixels, read_s in _tiles(run, shard, tally):
         stop_if_abandoned()

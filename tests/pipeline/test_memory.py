@@ -1,10 +1,17 @@
-"""A worker keeps neither every shape of tile that it has seen, nor the network once all is inferred."""
+"""A worker keeps nothing that it does not need: shapes of tiles, the network, headers, malloc's leftovers."""
 
 import subprocess
 import sys
+import tracemalloc
 
+import numpy as np
+import psutil
+
+from microtome.slides import open_slide, source
 from microtome.stages import run as stages_run
+from microtome.stages.infer import infer_shard
 from microtome.stages.run import Run, network_of
+from microtome.stages.sweep import Tally
 from microtome.store import ResultStore
 from tests.pipeline.runs import run_plan
 
@@ -50,3 +57,24 @@ def test_a_network_that_was_dropped_is_loaded_again(field_plan, tmp_path):
     stages_run.drop_network()
     assert network_of(run) is not first
     stages_run.drop_network()
+
+
+def test_what_other_tasks_left_does_not_lie_beside_the_networks_layers(field_plan, tmp_path):
+    run = Run(field_plan, ResultStore(str(tmp_path / "field.ome.zarr")))
+    index = run.shards_with_tissue()[0].index
+    infer_shard(run, index, Tally())
+    pieces = [np.ones(8192) for _ in range(4000)]
+    kept = pieces[::2]
+    del pieces
+    before = psutil.Process().memory_info().rss
+    infer_shard(run, index, Tally())
+    assert before - psutil.Process().memory_info().rss > 80e6, "131 MB lay between what is kept"
+    assert len(kept) == 2000
+
+
+def test_an_open_slide_keeps_nothing_of_its_headers(tcga_slide):
+    tracemalloc.start()
+    with open_slide(str(tcga_slide)):
+        read = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, source.__file__)])
+    tracemalloc.stop()
+    assert sum(trace.size for trace in read.traces) < 100_000
