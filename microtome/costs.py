@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from microtome.copying import Kept
 from microtome.cpu import InstructionSet
-from microtome.model import Precision
+from microtome.model import Precision, find_model
+from microtome.network import macs_px
 from microtome.plan import Plan
 from microtome.stages.run import Run
 from microtome.store import ResultStore
@@ -18,11 +19,12 @@ CORE_MP_S: dict[InstructionSet, dict[Precision, float]] = {
     InstructionSet.AVX2: {Precision.F32: 0.95, Precision.INT8: 1.7},
     InstructionSet.OTHER: {Precision.F32: 0.3, Precision.INT8: 0.3},
 }
-"""Network MP/s of one core, measured on 1.43 M weights at grid 2."""
-
-NETWORK_SHARE = 0.75
-"""Of the time of a run; the rest is suppression, pixels, tables."""
-START_S = 8.0
+"""Network MP/s of one core, measured on he-nuclei."""
+MEASURED_MACS_PX = 52_608.0
+"""Of he-nuclei. Other networks are as much faster or slower as they compute less or more."""
+NUCLEI_CORE_MP_S = 25.0
+"""Level-0 px of tissue whose candidates are settled, outlined, painted and told by one core."""
+START_S = 4.0
 """Planning, workers, imports."""
 COPY_CORE_MP_S: dict[Kept, float] = {"lossless": 60.0, "source": 130.0}
 """Level-0 px copied and halved by one core, by what is kept of them."""
@@ -52,21 +54,30 @@ class Costs:
 
 
 def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
-    """What the plan will take on a machine of so many cores of that kind."""
+    """What the plan will take on a machine of so many cores of that kind.
+
+    Raises
+    ------
+    ModelNotFound, BadModel
+        If the plan's model is not there any more, or cannot be read.
+    """
     run = Run(plan, ResultStore("unwritten"))
     shards = run.shards_with_tissue()
     tiles = [plan.tiling.input_of(core) for shard in shards for core in run.cores(shard)]
     network_px = sum(tile.area_px for tile in tiles)
     pixels = plan.height_px * plan.width_px
     tissue_bytes, glass_bytes = STORED_BYTES_PX[plan.pixels]
-    rate = CORE_MP_S[cpu].get(plan.model.precision, 0.5) * 1e6 * cores * NETWORK_SHARE
-    copied = pixels / (COPY_CORE_MP_S[plan.pixels] * 1e6 * cores) if plan.pixels != "none" else 0.0
+    precision = plan.model.precision
+    work = macs_px(find_model(plan.model.uri), precision) / MEASURED_MACS_PX
+    network_s = network_px / 1e6 * work / CORE_MP_S[cpu].get(precision, 0.5)
+    nuclei_s = plan.tissue.area_px / 1e6 / NUCLEI_CORE_MP_S
+    copied_s = pixels / 1e6 / COPY_CORE_MP_S[plan.pixels] if plan.pixels != "none" else 0.0
     return Costs(
         shards=len(plan.grid),
         shards_with_tissue=len(shards),
         tiles=len(tiles),
         network_px=network_px,
-        seconds=START_S + network_px / rate + copied,
+        seconds=START_S + (network_s + nuclei_s + copied_s) / cores,
         disk_bytes=plan.tissue.area_px * tissue_bytes + (pixels - plan.tissue.area_px) * glass_bytes,
-        worker_bytes=WORKER_BYTES[plan.model.precision],
+        worker_bytes=WORKER_BYTES[precision],
     )

@@ -1,5 +1,6 @@
 """The compiled model of this process: tiles of pixels in, probability and distances out."""
 
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 KERNELS_KEPT = 256
 """OpenVINO compiles some 16 for a new shape of tile, 1.7 MB, and would keep 5,000: memory that grows with
 the slide. To compile them again takes one or two hundredths of a second, a tenth of what the tile takes."""
+
+COUNTED_PX = 512
 
 
 class Network:
@@ -104,6 +107,30 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
     except RuntimeError as error:
         raise BadModel(str(xml), str(error).strip().splitlines()[-1]) from error
     return Network(compiled, limits=limits, trimmed_px=trimmed_px)
+
+
+def macs_px(folder: Path, precision: Precision) -> float:
+    """Multiplications and additions that a model takes for a px of a large tile, nothing trimmed.
+
+    Raises
+    ------
+    BadModel
+        If the files are not those of the card, or OpenVINO cannot read them.
+    PrecisionMissing
+        If the model has no network for this precision.
+    """
+    import openvino as ov
+
+    xml, weights = _checked(folder, read_card(folder).ir(precision))
+    try:
+        model = ov.Core().read_model(xml, weights)
+        model.reshape([1, 3, COUNTED_PX, COUNTED_PX])
+    except RuntimeError as error:
+        raise BadModel(str(xml), str(error).strip().splitlines()[-1]) from error
+    layers = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
+    # An output's size, times what goes into each of its numbers: (out, in, y, x) weights.
+    macs = (prod(layer.get_output_shape(0)) * prod(layer.get_input_shape(1)[1:]) for layer in layers)
+    return float(sum(macs)) / COUNTED_PX**2
 
 
 def _checked(folder: Path, ir: Ir) -> tuple[Path, Path]:

@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 from microtome.errors import OptionError, TrainingEnvironmentMissing, TrainingFailed
 from microtome.evaluation import Evaluation, score_all
 from microtome.fields import limits_of
-from microtome.labelled import LabelledImage, find_images
+from microtome.labelled import LabelledImage, find_sets
 from microtome.model import ModelCard, Normalisation, Precision, read_card
 from microtome.stardist_import import ASSUMED_NORMALISATION, About, import_stardist
 
@@ -35,17 +36,22 @@ class Training:
     steps_per_epoch: int = 100
     start: str | None = None
     """Folder of a StarDist model to go on from; None: from nothing."""
+    filters: int = 32
+    """Of the network's first layers, where it begins with nothing: half as many take a third of the time."""
+    depth: int = 3
+    """How often it halves what it sees: each time doubles its context, and its halo with it."""
     learning_rate: float = 3e-4
     patch_px: int = 224
     batch: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "batch"):
+        for name in ("epochs", "steps_per_epoch", "batch", "filters", "depth"):
             if getattr(self, name) < 1:
                 raise OptionError(name, getattr(self, name), "at least 1")
-        if self.patch_px < 64 or self.patch_px % 16:
-            raise OptionError("patch_px", self.patch_px, "a multiple of 16 from 64")
+        step_px = 2 * 2**self.depth
+        if self.patch_px < 64 or self.patch_px % step_px:
+            raise OptionError("patch_px", self.patch_px, f"a multiple of {step_px} from 64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,13 @@ class Candidate:
 
 
 def train(
-    images: Path, split: Path | None, out: Path, about: About, training: Training, python: Path
+    images: Path,
+    split: Path | None,
+    out: Path,
+    about: About,
+    training: Training,
+    python: Path,
+    tell: Callable[[str], None] = print,
 ) -> Candidate:
     """Train on the training images of a folder and write the model to the new folder `out`.
 
@@ -70,6 +82,8 @@ def train(
         Its normalisation is that of the training too.
     python
         Of an environment with the package stardist.
+    tell
+        Is given a line after each epoch.
 
     Raises
     ------
@@ -86,19 +100,25 @@ def train(
         raise OptionError("output", str(out), "a folder that is not there yet")
     if not python.is_file():
         raise TrainingEnvironmentMissing(str(python))
-    sets = find_images(images, split)
-    with tempfile.TemporaryDirectory(prefix="microtome-train-") as name:
-        work = Path(name)
-        for kind, found in zip(("train", "validation"), sets, strict=True):
-            normalisation = about.normalisation or ASSUMED_NORMALISATION
-            _write_images(found, work / kind, training.patch_px, normalisation)
+    sets = find_sets(images, split)
+    with tempfile.TemporaryDirectory(prefix="microtome-train-") as temporary:
+        work = Path(temporary)
+        normalisation = about.normalisation or ASSUMED_NORMALISATION
+        for number, found in enumerate(sets.values()):
+            _write_images(found.train, work / "train" / str(number), training.patch_px, normalisation)
+            _write_images(
+                found.validation, work / "validation" / str(number), training.patch_px, normalisation
+            )
         (work / "spec.json").write_text(json.dumps(asdict(training)))
-        _run(python, work)
+        _run(python, work, tell)
         import_stardist(work / "model", out, about)
         history = json.loads((work / "history.json").read_text())
     evaluation = score_all(out, images, split)[Precision.F32]
     (out / "evaluation.json").write_text(evaluation.to_json())
-    told = {**asdict(training), "images": [str(image.image) for image in sets[0]], "losses": history}
+    trained_on = [str(image.image) for found in sets.values() for image in found.train]
+    unused = {"filters", "depth"} if training.start else set()  # that is for `start` to say
+    how = {name: value for name, value in asdict(training).items() if name not in unused}
+    told = {**how, "images": trained_on, "losses": history}
     (out / "training.json").write_text(json.dumps(told, indent=1))
     return Candidate(out, read_card(out), evaluation)
 
@@ -106,7 +126,7 @@ def train(
 def _write_images(
     images: Sequence[LabelledImage], folder: Path, patch_px: int, normalisation: Normalisation
 ) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number, image in enumerate(images):
         pixels, truth = image.pixels(), image.truth()
         height, width = pixels.shape[:2]
@@ -120,17 +140,26 @@ def _write_images(
         )
 
 
-def _run(python: Path, work: Path) -> None:
+def _run(python: Path, work: Path, tell: Callable[[str], None]) -> None:
     """The program, with its own libraries: ours must not get in its way."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONPATH")}
-    done = subprocess.run(
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with subprocess.Popen(
         # -P: or our own stardist.py, beside the program, would be taken for the package.
         [python, "-P", PROGRAM, work],
         env={**environment, **QUIET},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise TrainingFailed(" / ".join(done.stdout.strip().splitlines()[-LAST_LINES:]))
+    ) as program:
+        try:
+            for line in program.stdout or ():
+                if line.startswith("epoch "):
+                    tell(line.strip())
+                if line.strip():
+                    last.append(line.strip())
+        except BaseException:
+            program.kill()
+            raise
+    if program.returncode:
+        raise TrainingFailed(" / ".join(last))

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = {"microtome", "tasks", "flows", "deployments", "scripts", "drawn_slide", "tests"}
 ELSEWHERE = {"csbdeep", "ngff_zarr", "pyvips", "stardist", "tensorflow"}
 """What we compare with runs in environments of its own."""
+TRAINER = ROOT / "microtome" / "train_stardist.py"
+"""Runs in an environment of its own: see requirements-train.in."""
 
 
 def pyproject() -> dict[str, dict]:
@@ -39,17 +41,19 @@ def declared(*extras: str) -> set[str]:
 def third_party_imports(folder: Path) -> dict[str, Path]:
     """Top-level modules that the folder's code imports, each with a file that does."""
     beside = {path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                modules = [node.module or ""]
-            else:
-                continue
-            found.update({module.split(".")[0]: path for module in modules})
-    return {m: p for m, p in found.items() if m not in sys.stdlib_module_names | OURS | ELSEWHERE | beside}
+    files = sorted({*folder.rglob("*.py")} - {TRAINER})
+    return {m: path for path in files for m in imports(path) - OURS - ELSEWHERE - beside}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level modules that a file imports, without Python's own."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").split(".")[0])
+    return found - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,14 @@ def test_every_import_is_a_declared_dependency(folder, extras):
         if not {name.lower().replace("_", "-") for name in distributions.get(module, [])} & allowed
     }
     assert not undeclared
+
+
+def test_what_trains_imports_what_its_environment_declares():
+    lines = (ROOT / "requirements-train.in").read_text().splitlines()
+    modules = {"scikit-image": "skimage", "tensorflow-cpu": "tensorflow"}
+    declared_there = names([line for line in lines if not line.startswith("#")])
+    # NumPy comes with each of them, in the version that suits them all.
+    assert imports(TRAINER) - {"numpy"} == {modules.get(name, name) for name in declared_there}
 
 
 def test_every_dependency_of_the_library_is_imported():

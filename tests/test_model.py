@@ -1,4 +1,4 @@
-"""The shipped model: its card, its network, what it says of files that are wrong."""
+"""The shipped models: their cards, their networks, what is said of files that are wrong."""
 
 import json
 import shutil
@@ -13,11 +13,11 @@ import pytest
 from microtome import model
 from microtome.errors import BadModel, ModelNotFound, OptionError, PrecisionMissing
 from microtome.grid import Sides, Window
-from microtome.model import Precision, default_model, find_model, ir_digest, read_card
+from microtome.model import Precision, default_model, find_model, ir_digest, models_folder, read_card
 from microtome.network import Network, load_model
 from microtome.slides import open_slide
 
-HALO_PX, GRID_PX = 96, 2
+GRID_PX = 2
 LIMITS = (0.0, 255.0)
 
 
@@ -28,9 +28,18 @@ def tissue(tcga_slide: Path) -> npt.NDArray[np.uint8]:
         return np.ascontiguousarray(slide.read(0, Window(1904, 6592, 2544, 7424)))
 
 
-@pytest.fixture(scope="module", params=[Precision.F32, Precision.INT8])
-def network(request: pytest.FixtureRequest) -> Network:
-    return load_model(default_model(), precision=request.param, threads=2, limits=LIMITS)
+SHIPPED = sorted(path.parent for path in models_folder().glob("*/model.json"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=product(SHIPPED, [Precision.F32, Precision.INT8]),
+    ids=lambda param: f"{param[0].name}-{param[1]}",
+)
+def loaded(request: pytest.FixtureRequest) -> tuple[Network, int]:
+    """A network and its halo, px."""
+    folder, precision = request.param
+    return load_model(folder, precision=precision, threads=2, limits=LIMITS), read_card(folder).halo_px
 
 
 @pytest.fixture
@@ -38,19 +47,37 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(default_model(), tmp_path / "model"))
 
 
-def test_the_default_model_is_complete_small_and_says_whose_it_is() -> None:
-    card = read_card(default_model())
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("he-nuclei", (32, 2, 96, 16, 0.25)), ("he-nuclei-fast", (32, 2, 96, 16, 0.5))],
+)
+def test_a_shipped_model_is_complete_small_and_says_whose_it_is(name: str, shape: tuple[float, ...]) -> None:
+    folder = models_folder() / name
+    card = read_card(folder)
     for precision in Precision:
         ir = card.ir(precision)
-        assert card.digest(precision) == ir_digest(default_model() / ir.xml, default_model() / ir.bin)
-    assert sum(path.stat().st_size for path in default_model().iterdir()) < 8_000_000
-    assert (card.n_rays, card.grid, card.halo_px, card.align_px, card.mpp) == (32, 2, 96, 16, 0.25)
+        assert card.digest(precision) == ir_digest(folder / ir.xml, folder / ir.bin)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8_000_000
+    assert (card.n_rays, card.grid, card.halo_px, card.align_px, card.mpp) == shape
     assert "Naylor" in card.attribution
     assert card.licence == "CC BY 4.0"
 
 
-def test_the_shipped_int8_twin_is_as_accurate_as_f32_to_half_a_point() -> None:
-    card = read_card(default_model())
+def test_every_shipped_model_is_told_of_with_its_accuracy() -> None:
+    assert {folder.name for folder in SHIPPED} == {"he-nuclei", "he-nuclei-fast"}
+    told = (models_folder() / "README.md").read_text()
+    for card in map(read_card, SHIPPED):
+        about = told.split(f"## {card.name} {card.version}")[1].split("## ")[0]
+        for precision, ir in card.precisions.items():
+            assert ir.accuracy is not None
+            row = next(line for line in about.splitlines() if line.startswith(f"| {precision} |"))
+            scores = [float(cell) for cell in row.split("|")[2:4]]
+            assert scores == pytest.approx([ir.accuracy.ap50, ir.accuracy.f1_50], abs=0.0006)
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_int8_twin_is_as_accurate_as_f32_to_half_a_point(folder: Path) -> None:
+    card = read_card(folder)
     exact, int8 = card.ir(Precision.F32).accuracy, card.ir(Precision.INT8).accuracy
     assert exact is not None
     assert int8 is not None
@@ -60,13 +87,15 @@ def test_the_shipped_int8_twin_is_as_accurate_as_f32_to_half_a_point() -> None:
 
 @pytest.mark.parametrize("shape", [(320, 320), (304, 512), (640, 272), (400, 832)])
 def test_a_pixel_has_the_same_bits_in_any_tile(
-    network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int]
+    loaded: tuple[Network, int], tissue: npt.NDArray[np.uint8], shape: tuple[int, int]
 ) -> None:
+    network, halo_px = loaded
     prob, dist = (array.copy() for array in network.run(tissue))
-    for y0, x0 in product(*(_starts(side, tile) for side, tile in zip(tissue.shape[1:], shape, strict=True))):
+    starts = (_starts(side, tile, halo_px) for side, tile in zip(tissue.shape[1:], shape, strict=True))
+    for y0, x0 in product(*starts):
         y1, x1 = y0 + shape[0], x0 + shape[1]
         tile_prob, tile_dist = network.run(tissue[:, y0:y1, x0:x1])
-        core = _core((y0, x0, y1, x1), tissue.shape[1:])
+        core = _core((y0, x0, y1, x1), tissue.shape[1:], halo_px)
         here = (slice(core[0], core[2]), slice(core[1], core[3]))
         there = (slice(core[0] - y0 // 2, core[2] - y0 // 2), slice(core[1] - x0 // 2, core[3] - x0 // 2))
         np.testing.assert_array_equal(tile_prob[there], prob[here])
@@ -76,17 +105,18 @@ def test_a_pixel_has_the_same_bits_in_any_tile(
 @pytest.mark.parametrize("shape", [(320, 320), (304, 512), (640, 272)])
 @pytest.mark.parametrize("sides", ["1111", "0111", "1001", "0010"])
 def test_a_trimmed_tile_has_the_bits_of_the_whole_one_in_its_core(
-    network: Network, tissue: npt.NDArray[np.uint8], shape: tuple[int, int], sides: str
+    loaded: tuple[Network, int], tissue: npt.NDArray[np.uint8], shape: tuple[int, int], sides: str
 ) -> None:
+    network, halo_px = loaded
     tile = tissue[:, : shape[0], : shape[1]]
     trimmed = Sides(*(side == "1" for side in sides))
     prob, dist = (array.copy() for array in network.run(tile))
     trimmed_prob, trimmed_dist = network.run(tile, trimmed=trimmed)
-    assert network.trimmed_px == 88
+    assert network.trimmed_px == halo_px - 8
     whole = Window(0, 0, shape[0] // 2, shape[1] // 2)
-    left = whole.shrink(88 // 2, trimmed)
+    left = whole.shrink(network.trimmed_px // 2, trimmed)
     assert trimmed_prob.shape == (left.height, left.width)
-    core = whole.shrink(HALO_PX // 2, trimmed)
+    core = whole.shrink(halo_px // 2, trimmed)
     np.testing.assert_array_equal(trimmed_prob[core.within(left)], prob[core.within(whole)])
     np.testing.assert_array_equal(trimmed_dist[:, *core.within(left)], dist[:, *core.within(whole)])
 
@@ -168,17 +198,17 @@ def test_limits_in_the_wrong_order_are_refused() -> None:
         load_model(default_model(), precision=Precision.F32, threads=1, limits=(255.0, 0.0))
 
 
-def _starts(side: int, tile: int) -> list[int]:
+def _starts(side: int, tile: int, halo_px: int) -> list[int]:
     """Where tiles begin, the last one moved inwards to end at the edge."""
-    return sorted({min(start, side - tile) for start in range(0, side, tile - 2 * HALO_PX)})
+    return sorted({min(start, side - tile) for start in range(0, side, tile - 2 * halo_px)})
 
 
-def _core(tile: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _core(tile: tuple[int, int, int, int], shape: tuple[int, ...], halo_px: int) -> tuple[int, int, int, int]:
     """The part of the output that a tile gives exactly, in px of the whole output."""
     y0, x0, y1, x1 = tile
     return (
-        (y0 + HALO_PX * (y0 > 0)) // GRID_PX,
-        (x0 + HALO_PX * (x0 > 0)) // GRID_PX,
-        (y1 - HALO_PX * (y1 < shape[0])) // GRID_PX,
-        (x1 - HALO_PX * (x1 < shape[1])) // GRID_PX,
+        (y0 + halo_px * (y0 > 0)) // GRID_PX,
+        (x0 + halo_px * (x0 > 0)) // GRID_PX,
+        (y1 - halo_px * (y1 < shape[0])) // GRID_PX,
+        (x1 - halo_px * (x1 < shape[1])) // GRID_PX,
     )

@@ -1,7 +1,5 @@
 """A slide from the command line to its published result: by precision, and at ordinary density."""
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -12,7 +10,7 @@ import pyarrow.parquet as pq
 
 from microtome.arrays import Ints
 from microtome.cpu import InstructionSet, cores, has_fast_bf16, machine_record, runs
-from microtome.model import Precision, default_model
+from microtome.model import Precision
 from microtome.options import Options
 from microtome.plan import make_plan
 from tests.bench.command import SegmentRun, same_nuclei, segment
@@ -21,7 +19,7 @@ from tests.bench.made_slides import PIECE_PX, MadeSlide, Piece, make_slide, piec
 
 ORDINARY_PX = 40_960
 ORDINARY_PER_MP = (200, 400)
-COARSE_MPP = 0.5
+COARSE_MODEL = "he-nuclei-fast"
 GOALS = {
     Precision.INT8: ">= 4.5 (without AMX)",
     Precision.BF16: ">= 8 (AMX)",
@@ -55,11 +53,10 @@ def precisions() -> tuple[Precision, ...]:
 def ordinary(bench: Bench) -> Iterator[Figure]:
     """A slide of 1.7 gigapixels whose tissue has as many nuclei as most tissues have."""
     made = ordinary_slide(bench, ordinary_pieces(bench))
-    coarse_model = _model_of(COARSE_MPP, bench.work / "coarse-model")
     rounds, coarse = [], []
     for _ in range(bench.rounds):
         rounds.append(segment(made.path, bench.work / "end"))
-        coarse.append(segment(made.path, bench.work / "end", "--model", str(coarse_model)))
+        coarse.append(segment(made.path, bench.work / "end", "--model", COARSE_MODEL))
     precision = rounds[0].plan.model.precision
     part = f"ordinary {precision}"
     yield from of_runs(part, rounds, GOALS[precision])
@@ -69,9 +66,7 @@ def ordinary(bench: Bench) -> Iterator[Figure]:
     yield figure(part, "of that: the plan, tissue found in the slide's pixels", "% of wall", plan)
     same_nuclei(coarse)
     mm2_s = [run.plan.tissue_mm2 / run.wall_s for run in coarse]
-    yield figure(
-        part, "40x slide, these weights taken for a model of 0.5 um/px", "mm2/s", mm2_s, ">= 0.9 (1.5 AMX)"
-    )
+    yield figure(part, f"40x slide, {COARSE_MODEL} at 0.5 um/px", "mm2/s", mm2_s, ">= 0.9 (1.5 AMX)")
 
 
 def _plan_s(slide: Path) -> float:
@@ -79,14 +74,6 @@ def _plan_s(slide: Path) -> float:
     began = time.perf_counter()
     make_plan(str(slide), Options())
     return time.perf_counter() - began
-
-
-def _model_of(mpp: float, folder: Path) -> Path:
-    """The default model, said to be of another resolution: right in time, not in nuclei."""
-    shutil.copytree(default_model(), folder)
-    card = folder / "model.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "mpp": mpp}))
-    return folder
 
 
 def slides(bench: Bench) -> dict[str, Path]:

@@ -9,7 +9,8 @@ import pytest
 from microtome.errors import NoLabelledImages, OptionError, TrainingEnvironmentMissing, TrainingFailed
 from microtome.evaluation import evaluate
 from microtome.labelled import find_images
-from microtome.model import Normalisation, Precision, read_card
+from microtome.model import Normalisation, Precision, default_model, read_card
+from microtome.network import macs_px
 from microtome.stardist_import import About
 from microtome.training import Training, train
 
@@ -45,7 +46,9 @@ def test_a_model_goes_on_learning_and_comes_out_as_a_candidate_with_card_and_sco
         learning_rate=1e-5,
     )
     about = About(name="tried", version="0.1", mpp=0.25, normalisation=NORMALISATION, licence="CC BY 4.0")
-    candidate = train(few, None, tmp_path / "out" / "tried-0.1", about, training, python)
+    lines = []
+    candidate = train(few, None, tmp_path / "out" / "tried-0.1", about, training, python, lines.append)
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     card = read_card(candidate.folder)
     assert (card.name, card.version, card.n_rays, card.grid, card.assumptions) == ("tried", "0.1", 32, 2, ())
     assert card.ir(Precision.F32).accuracy.images == len(find_images(few)[1]) == 2
@@ -59,10 +62,13 @@ def test_a_model_goes_on_learning_and_comes_out_as_a_candidate_with_card_and_sco
 
 
 def test_from_nothing_the_loss_falls(python, few, tmp_path):
-    training = Training(epochs=3, steps_per_epoch=10, patch_px=96)
+    training = Training(epochs=3, steps_per_epoch=10, patch_px=96, filters=8, depth=2)
     about = About(name="new", mpp=0.25, normalisation=NORMALISATION)
     candidate = train(few, None, tmp_path / "new", about, training, python)
-    losses = json.loads((candidate.folder / "training.json").read_text())["losses"]["loss"]
+    assert (candidate.card.halo_px, candidate.card.align_px) == (48, 8)
+    assert macs_px(candidate.folder, Precision.F32) < macs_px(default_model(), Precision.F32) / 8
+    # Of the images for validation: those that are learnt from are other ones each time.
+    losses = json.loads((candidate.folder / "training.json").read_text())["losses"]["val_loss"]
     assert losses[-1] < losses[0]
 
 
