@@ -1,5 +1,7 @@
 """The compiled model of this process: tiles of pixels in, probability and distances out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,12 +102,10 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
     card = read_card(folder)
     xml, weights = _checked(folder, card.ir(precision))
     core = ov.Core()
-    try:
+    with _refusing(xml):
         model = core.read_model(xml, weights)
         trimmed_px = trim(model, halo_px=card.halo_px, grid_px=card.grid)
         compiled = core.compile_model(prepare(model), "CPU", compile_options(precision, threads))
-    except RuntimeError as error:
-        raise BadModel(str(xml), str(error).strip().splitlines()[-1]) from error
     return Network(compiled, limits=limits, trimmed_px=trimmed_px)
 
 
@@ -122,15 +122,22 @@ def macs_px(folder: Path, precision: Precision) -> float:
     import openvino as ov
 
     xml, weights = _checked(folder, read_card(folder).ir(precision))
-    try:
+    with _refusing(xml):
         model = ov.Core().read_model(xml, weights)
         model.reshape([1, 3, COUNTED_PX, COUNTED_PX])
-    except RuntimeError as error:
-        raise BadModel(str(xml), str(error).strip().splitlines()[-1]) from error
     layers = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     # An output's size, times what goes into each of its numbers: (out, in, y, x) weights.
     macs = (prod(layer.get_output_shape(0)) * prod(layer.get_input_shape(1)[1:]) for layer in layers)
     return float(sum(macs)) / COUNTED_PX**2
+
+
+@contextmanager
+def _refusing(xml: Path) -> Iterator[None]:
+    """What OpenVINO says of an IR, as a fault of that file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BadModel(str(xml), str(error).strip().splitlines()[-1]) from error
 
 
 def _checked(folder: Path, ir: Ir) -> tuple[Path, Path]:

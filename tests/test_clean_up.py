@@ -9,6 +9,7 @@ import yaml
 
 import microtome
 from flows.clean_up import clean_up, is_given_up, newest_s, results_below
+from microtome.s3 import IMPATIENT
 from microtome.store import PUBLISHED
 
 DAY_S = 86_400
@@ -73,7 +74,7 @@ def test_deployments_have_the_version_of_the_package():
 
 
 def test_what_a_store_that_is_away_does_not_tell_is_not_taken_for_unfinished(s3, monkeypatch):
-    monkeypatch.setattr("microtome.s3.PATIENT_S", 1)
+    monkeypatch.setattr("microtome.s3.PATIENT", IMPATIENT)
     folder = s3.make_bucket("results") / "a.ome.zarr"
     result(folder, "plan.json", "manifest/publish.json")
     (store,) = results_below("s3://results")
