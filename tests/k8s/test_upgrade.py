@@ -12,6 +12,15 @@ from tests.pipeline.runs import digests
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
+ONE_WORKER = ("dask.maximum=1", "dask.worker.resources.requests.cpu=250m")
+
+
+def the_only_cluster(installed):
+    """Its name, once what was replaced is removed."""
+    found = wait_until(lambda: names if len(names := clusters(installed)) == 1 else None, 120, "one cluster")
+    return next(iter(found))
+
+
 def done_by(result):
     """Names of the Dask clusters whose workers did the shards of the network."""
     return {report.worker.partition("-default-worker")[0] for report in result.recorded("infer").values()}
@@ -20,21 +29,19 @@ def done_by(result):
 def test_a_run_survives_an_upgrade_and_a_rollback_which_replace_prefects_server_and_the_dask_cluster(
     installed, slide, tcga_slide, bare
 ):
+    as_it_was = installed.revision()
+    # One slow worker: on a fast machine too, the run outlasts the upgrade.
+    installed.helm("upgrade", *ONE_WORKER, "dask.worker.resources.limits.cpu=250m")
     revision = installed.revision()
-    # What the test before this one has replaced may still be being removed.
-    (before,) = wait_until(
-        lambda: found if len(found := clusters(installed)) == 1 else None, 120, "one cluster"
-    )
+    before = the_only_cluster(installed)
     run = installed.submit(slide, "s3://results/upgraded")
     result = ResultStore(f"s3://results/upgraded/{tcga_slide.stem}.ome.zarr")
     wait_until(lambda: result.recorded("infer") or None, 240, "a shard", every_s=0.1)
     server = installed.pods("prefect")
-    # One slow worker: on a fast machine too, what is left outlasts the upgrade.
     installed.helm(
         "upgrade",
-        "dask.maximum=1",
-        "dask.worker.resources.requests.cpu=250m",
-        "dask.worker.resources.limits.cpu=250m",
+        *ONE_WORKER,
+        "dask.worker.resources.limits.cpu=300m",
         "prefect.server.resources.limits.memory=1100Mi",
     )
     (after,) = clusters(installed) - {before}
@@ -48,4 +55,5 @@ def test_a_run_survives_an_upgrade_and_a_rollback_which_replace_prefects_server_
     assert before in done_by(result) <= {before, after}
     assert verify_result(result.uri).ok
     assert equal_bytes(digests(result), bare)
-    wait_until(lambda: True if clusters(installed) == {before} else None, 120, "the cluster of before, alone")
+    assert the_only_cluster(installed) == before
+    installed.run("helm", "rollback", installed.release, as_it_was, "--wait", "--timeout=300s")
