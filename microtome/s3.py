@@ -58,6 +58,8 @@ def split(uri: str) -> tuple[str, str]:
 def bucket_of(uri: str, *, is_patient: bool = True) -> tuple["S3Bucket", str]:
     """The bucket of an `s3://…` address, and the key in it; asked for again, the same connections.
 
+    `is_patient`: whether a store that is away is waited for as `PATIENT` says, or as `IMPATIENT`.
+
     Raises
     ------
     OSError
