@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import flow
@@ -11,9 +12,8 @@ from prefect.logging import get_run_logger
 from microtome.claim import claimed
 from microtome.inbox import Inbox
 from microtome.s3 import bucket_of
-from microtome.store import PUBLISHED, RESULT_SUFFIX, ResultStore
+from microtome.store import PLAN, PUBLISHED, RESULT_SUFFIX, ResultStore
 
-PLAN = "plan.json"
 DAY_S = 86_400.0
 
 
@@ -37,7 +37,7 @@ def clean_up(older_than_days: float = 14.0, only_say: bool = False) -> list[str]
                 removed.append(store.uri)
                 logger.info(f"{store.uri}: {'would be removed' if only_say else 'removed'}")
                 if not only_say:
-                    store.delete("")
+                    store.remove()
     return removed
 
 
@@ -51,8 +51,12 @@ def newest_s(uri: str) -> float:
     if uri.startswith("s3://"):
         bucket, root = bucket_of(uri)
         return max((key.modified.timestamp() for key in bucket.below(root)), default=0)
-    files = (Path(folder) / name for folder, _, names in os.walk(uri) for name in names)
-    return max((file.stat().st_mtime for file in files), default=0)
+    newest = 0.0
+    for folder, _, names in os.walk(uri):
+        for name in names:
+            with suppress(FileNotFoundError):  # a run is at work there
+                newest = max(newest, (Path(folder) / name).stat().st_mtime)
+    return newest
 
 
 def results_below(output: str) -> Iterator[ResultStore]:

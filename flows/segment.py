@@ -52,6 +52,11 @@ def segment_slide(
     model: str | None = None,
     mpp: float | None = None,
     precision: Literal["auto", "f32", "bf16", "int8"] = "auto",
+    tissue: str | None = None,
+    no_tissue: bool = False,
+    pixels: Literal["lossless", "source", "none"] | None = None,
+    ngff: Literal["0.5", "0.4"] = "0.5",
+    shard_size: int | None = None,
     on_bad_tile: Literal["fail", "blank"] = "fail",
     scheduler: str | None = None,
     overwrite: bool = False,
@@ -64,22 +69,38 @@ def segment_slide(
     Args:
         slide: The slide: a path that the workers see too, a folder of DICOM, or s3://...
         output: Folder or s3:// prefix in which NAME.ome.zarr is made.
-        model: Folder of a model or the name of a shipped one; left out, the default.
+        model: Folder of a model, s3://... or the name of a shipped one; left out, the default.
         mpp: um/px of the finest level, where the file is silent or wrong.
         precision: What the network computes in; auto takes the fastest on the machine that plans.
+        tissue: GeoJSON or mask image that says where the tissue is; left out, it is found.
+        no_tissue: Look for nuclei everywhere, glass too.
+        pixels: What the result keeps of the pixels; source: the slide's own JPEG tiles, copied, the
+            default from 5 gigapixels on.
+        ngff: Version of OME-NGFF; 0.4 for older readers, QuPath 0.7 among them.
+        shard_size: Side of a shard in px; left out, by the slide's size.
         on_bad_tile: Tiles that cannot be decoded: stop (fail), or take them as glass (blank).
         scheduler: Address of a Dask scheduler, tcp://host:8786; left out, the one of the installation
             (MICROTOME_SCHEDULER), or a cluster on this machine.
-        overwrite: Replace a result that is there.
+        overwrite: Replace a finished result, or one of another plan.
         version: Which version of the slide is meant; filled in by uploads, leave it empty.
     """
     # Google's docstring style, here alone: Prefect makes the help texts of its form of it.
-    options = Options(model=model, mpp=mpp, precision=precision, on_bad_tile=on_bad_tile)
+    options = Options(
+        model=model,
+        mpp=mpp,
+        precision=precision,
+        tissue=tissue,
+        no_tissue=no_tissue,
+        ngff=ngff,
+        pixels=pixels,
+        shard_px=shard_size,
+        on_bad_tile=on_bad_tile,
+    )
     logger = get_run_logger()
     with claimed(result_uri(slide, output), lambda: logger.info("another run makes this result")) as claim:
         if version is not None and str(look(slide).id) != version:
             raise SlideReplaced(slide)
-        prepared = prepare(slide, output, options, overwrite=overwrite)
+        prepared = prepare(slide, output, options, overwrite=overwrite, claim=claim)
         run = prepared.run
         logger.info(f"{run.store.uri}: {prepared.state}")
         tag_with(f"model:{run.plan.model.name}-{run.plan.model.version}")
@@ -88,7 +109,7 @@ def segment_slide(
             with (
                 scheduler_for(run, scheduler) as address,
                 connect(ClusterSpec(scheduler=address)) as cluster,
-                steps_of(prepared, claim) as steps,
+                steps_of(prepared) as steps,
             ):
                 for step in steps:
                     cluster.at_once([partial(TASKS[stage.NAME], run, cluster) for stage in step])

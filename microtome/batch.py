@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from microtome.claim import Claim, claimed
+from microtome.claim import claimed
 from microtome.cluster import Cluster, ClusterSpec, connect
 from microtome.console import ProgressView
 from microtome.copying import CANNOT
@@ -86,9 +86,9 @@ def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, ove
         if overwrite or not is_published(slide, folder):
             shared.begin()
         with claimed(result_uri(slide, folder), lambda: _say_waiting(slide)) as claim:
-            prepared = prepare(slide, folder, options, overwrite=overwrite)
+            prepared = prepare(slide, folder, options, overwrite=overwrite, claim=claim)
             with ProgressView() as view:
-                summary = _run(prepared, shared, view, claim)
+                summary = _run(prepared, shared, view)
     except MicrotomeError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return Outcome(slide, "refused", time.perf_counter() - began, None, exit_code=USERS_MISTAKE)
@@ -105,7 +105,7 @@ def _say_waiting(slide: str) -> None:
     print(f"{slide}: another run is making this result; waiting for its end", file=sys.stderr, flush=True)
 
 
-def _run(prepared: Prepared, shared: _Shared, view: ProgressView, claim: Claim) -> Summary:
+def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
     plan, uri = prepared.run.plan, prepared.run.store.uri
     if prepared.state is State.DONE:
         summary = read_summary(prepared.run.store)
@@ -121,7 +121,7 @@ def _run(prepared: Prepared, shared: _Shared, view: ProgressView, claim: Claim) 
         )
         if plan.copied is not None or plan.why_pixels.startswith(CANNOT):
             view.line(f"pixels  {plan.pixels_in_words}")
-        summary = finish(prepared, shared.get(), view, claim)
+        summary = finish(prepared, shared.get(), view)
         view.line(
             f"{summary.nuclei:,} nuclei, {summary.nuclei_per_mm2:,.0f} per mm2 of tissue "
             f"({summary.tissue_mm2:.4g} mm2)"

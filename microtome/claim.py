@@ -90,7 +90,7 @@ def _lock(path: Path, on_wait: Callable[[], None]) -> int:
     has_told = False
     while True:
         file = _open(path)
-        while not _try_lock(file):
+        while not _try_lock(file, path):
             if not has_told:
                 on_wait()
                 has_told = True
@@ -115,12 +115,15 @@ def _open(path: Path) -> int:
     raise CannotWrite(str(path.parent), "no folder can be made there")
 
 
-def _try_lock(file: int) -> bool:
+def _try_lock(file: int, path: Path) -> bool:
     # Polled: a thread that sleeps in flock() could not be interrupted.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        os.close(file)
+        raise CannotWrite(str(path.parent), f"its file system has no locks: {error.strerror}") from error
     return True
 
 
@@ -137,7 +140,8 @@ def _claimed_in_bucket(uri: str, on_wait: Callable[[], None]) -> Iterator[Claim]
     finally:
         ended.set()
         renewing.join()
-        lease.give_up()
+        with suppress(OSError):  # the store is away: the claim ends by itself
+            lease.give_up()
 
 
 def _renew(lease: "_Lease", claim: Claim, ended: threading.Event) -> None:
@@ -163,31 +167,44 @@ class _Lease:
         self._uri = uri
         # Impatient: what is not renewed in time is not ours any more.
         self._bucket, self._key = bucket_of(uri, is_patient=False)
+        self._holder = uuid.uuid4().hex
         self.etag = ""
 
     def take(self, on_wait: Callable[[], None]) -> None:
         """Make it, or wait until it is gone or has not changed for `SILENT_S`."""
+        if self.replace(None):
+            return
+        on_wait()
         seen, since_s = "", time.monotonic()
-        while not self.replace(None):
-            etag = self._etag_there()
-            if etag and not seen:
-                on_wait()
-            if etag != seen:
-                seen, since_s = etag, time.monotonic()
-            # Our own clock, and only how long it did not change: the hosts' clocks may differ.
-            elif etag and time.monotonic() - since_s >= SILENT_S and self.replace(etag):
-                return
+        while True:
+            with suppress(OSError):  # the store is away for a while: who holds the claim bears that too
+                if self.replace(None):
+                    return
+                etag = self._etag_there()
+                if etag != seen:
+                    seen, since_s = etag, time.monotonic()
+                # Our own clock, and only how long it did not change: the hosts' clocks may differ.
+                elif etag and time.monotonic() - since_s >= SILENT_S and self.replace(etag):
+                    return
             time.sleep(WAIT_S)
 
     def replace(self, etag: str | None) -> bool:
-        """Write it if it still has this ETag, or if it is not there (None): whether that went well."""
-        body = uuid.uuid4().hex.encode()  # another body each time: another ETag
+        """Write it if it still has this ETag, or if it is not there (None): whether it is ours now."""
+        body = f"{self._holder} {uuid.uuid4().hex}".encode()  # another body each time: another ETag
         try:
-            new = self._bucket.put_if(self._key, body, etag)
+            new = self._bucket.put_if(self._key, body, etag) or self._etag_if_ours()
         except (FileNotFoundError, PermissionError) as error:
             raise CannotWrite(self._uri, str(error)) from error
         self.etag = new or self.etag
         return new is not None
+
+    def _etag_if_ours(self) -> str | None:
+        """A write whose answer was lost looks like somebody else's: what it left tells."""
+        with suppress(FileNotFoundError):
+            etag = self._bucket.head(self._key).etag
+            if self._bucket.get(self._key).startswith(self._holder.encode()):
+                return etag
+        return None
 
     def _etag_there(self) -> str:
         try:

@@ -29,23 +29,20 @@ USERS_MISTAKE, OURS, INTERRUPTED = 2, 1, 130
 
 Slides = Annotated[list[str], typer.Argument(metavar="SLIDE", help="Path, folder of DICOM, or s3://…")]
 Out = Annotated[str, typer.Option("-o", "--output", metavar="OUTDIR", help="Makes OUTDIR/NAME.ome.zarr.")]
-Model = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Folder of a model, or the name of a shipped one.")
-]
+MODEL_HELP = "Folder of a model, s3://…, or the name of a shipped one"
+Model = Annotated[str | None, typer.Option(metavar="MODEL", help=f"{MODEL_HELP}; by default he-nuclei.")]
 MppOption = Annotated[
     float | None, typer.Option("--mpp", help="um/px of level 0, if the file is silent or wrong.")
 ]
 PrecisionChoice = Annotated[
     PrecisionOption,
-    typer.Option(help="What the network computes in; auto: the fastest here."),
+    typer.Option(help="What the network computes in; auto: the fastest here that the card shows exact."),
 ]
 Tissue = Annotated[
     str | None, typer.Option(metavar="FILE", help="GeoJSON or mask image that says where the tissue is.")
 ]
 NoTissue = Annotated[bool, typer.Option("--no-tissue", help="Look for nuclei everywhere, glass too.")]
-GivenModel = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Folder of a model, or the name of a shipped one.")
-]
+GivenModel = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.")]
 Result = Annotated[str, typer.Argument(metavar="RESULT", help="NAME.ome.zarr: a folder, or s3://…")]
 ShardSize = Annotated[
     int | None, typer.Option("--shard-size", metavar="PX", help="Side of a shard; by the slide's size.")
@@ -56,6 +53,10 @@ PixelsChoice = Annotated[
         help="What the result keeps of the pixels; source: the slide's own JPEG tiles, copied, "
         "the default from 5 gigapixels on.",
     ),
+]
+NgffChoice = Annotated[Ngff, typer.Option(help="0.4 for older readers, QuPath 0.7 among them.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a finished result, or one of another plan.")
 ]
 OnBadTile = Annotated[
     BadTileOption,
@@ -79,11 +80,11 @@ def segment(
     precision: PrecisionChoice = "auto",
     tissue: Tissue = None,
     no_tissue: NoTissue = False,
-    ngff: Annotated[Ngff, typer.Option(help="0.4 for older readers, QuPath 0.7 among them.")] = "0.5",
+    ngff: NgffChoice = "0.5",
     pixels: PixelsChoice = None,
     workers: Annotated[int | None, typer.Option(help="Processes here; one a core by default.")] = None,
     scheduler: Annotated[str | None, typer.Option(metavar="tcp://…", help="A Dask cluster.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    overwrite: Overwrite = False,
     shard_size: ShardSize = None,
     on_bad_tile: OnBadTile = "fail",
     json: Annotated[bool, typer.Option("--json", help="The summary on stdout, and nothing else.")] = False,
@@ -120,8 +121,13 @@ def submit(
     model: Model = None,
     mpp: MppOption = None,
     precision: PrecisionChoice = "auto",
+    tissue: Tissue = None,
+    no_tissue: NoTissue = False,
+    ngff: NgffChoice = "0.5",
+    pixels: PixelsChoice = None,
+    overwrite: Overwrite = False,
+    shard_size: ShardSize = None,
     on_bad_tile: OnBadTile = "fail",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Until the run ends: exit 0 if it was completed.")
     ] = False,
@@ -133,8 +139,22 @@ def submit(
     from microtome.submit import PrefectApi
 
     api = PrefectApi()
-    options = {"model": model, "mpp": mpp, "precision": precision, "on_bad_tile": on_bad_tile}
-    run = api.submit(slide, output, options | {"overwrite": overwrite})
+    run = api.submit(
+        slide,
+        output,
+        {
+            "model": model,
+            "mpp": mpp,
+            "precision": precision,
+            "tissue": tissue,
+            "no_tissue": no_tissue,
+            "ngff": ngff,
+            "pixels": pixels,
+            "overwrite": overwrite,
+            "shard_size": shard_size,
+            "on_bad_tile": on_bad_tile,
+        },
+    )
     print(run.url, flush=True)
     if wait:
         completed, message = api.wait(run)
@@ -152,6 +172,7 @@ def inspect(
     no_tissue: NoTissue = False,
     pixels: PixelsChoice = None,
     shard_size: ShardSize = None,
+    on_bad_tile: OnBadTile = "fail",
 ) -> None:
     """Format, levels, um/px, tissue, and what a run would cost."""
     from microtome.inspection import inspect_slide
@@ -164,6 +185,7 @@ def inspect(
         no_tissue=no_tissue,
         pixels=pixels,
         shard_px=shard_size,
+        on_bad_tile=on_bad_tile,
     )
     print(inspect_slide(slide, options))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import dask
 import distributed.utils
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, Worker, as_completed, get_worker
 from distributed.utils import thread_state  # type: ignore[attr-defined]  # not in its __all__
 
 from microtome import forks
@@ -33,6 +33,9 @@ COST_S = 1e-6
 CONNECT_S = 20
 RECONNECT_S = 300
 """A scheduler that is lost may come back in another pod, on another node, after its image."""
+
+END_WITHIN_S, LOOK_EVERY_S = 120.0, 0.1
+"""How long tasks that were cancelled are waited for, and how often workers are asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +68,7 @@ class Cluster:
         self._client = client
         self._began_s = time.time()
         self._running: set[Future[Any]] = set()
+        self._cancelled: set[Any] = set()
         self._beside = Beside()
 
     @property
@@ -81,14 +85,18 @@ class Cluster:
             if len(works) == 1:
                 works[0]()
                 return
-            with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
-                calls = [threads.submit(copy_context().run, self._do, work) for work in works]
-                try:
-                    for call in futures.as_completed(calls):
-                        call.result()
-                except BaseException as error:
-                    self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
-                    raise
+            try:
+                with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
+                    calls = [threads.submit(copy_context().run, self._do, work) for work in works]
+                    try:
+                        for call in futures.as_completed(calls):
+                            call.result()
+                    except BaseException as error:
+                        self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
+                        raise
+            except Exception:
+                self._await_workers()
+                raise
 
     def say_done(self, *things: Hashable) -> None:
         """Let go whatever waits for these things in the same `at_once`."""
@@ -180,8 +188,22 @@ class Cluster:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
         self._beside.stop()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
-        left = [future for future in tuple(self._running) if future.key not in begun]
-        self._client.cancel([future for future in left if not future.done()], force=True)
+        left = [future for future in tuple(self._running) if future.key not in begun and not future.done()]
+        self._cancelled.update(future.key for future in left)
+        self._client.cancel(left, force=True)
+
+    def _await_workers(self) -> None:
+        """Until no worker is at work on what was cancelled: it may have begun on its way there."""
+        end_s = time.monotonic() + END_WITHIN_S
+        while self._cancelled and time.monotonic() < end_s:
+            at_work = self._client.run(_keys_at_work, on_error="ignore").values()
+            self._cancelled.intersection_update(set().union(*at_work))
+            time.sleep(LOOK_EVERY_S)
+
+
+def _keys_at_work(dask_worker: Worker) -> set[Any]:
+    """Of the tasks that the threads of a worker are busy with, cancelled or not."""
+    return {task.key for task in dask_worker.state.all_running_tasks}
 
 
 class Abandoned(BaseException):

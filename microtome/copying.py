@@ -7,12 +7,11 @@ how tiles become shards is the business of `ngff` and `shards`.
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
 from microtome.errors import OptionError
 from microtome.grid import Window
 from microtome.ngff import TASK_LEVELS
-from microtome.options import Options
+from microtome.options import Options, PixelsOption
 from microtome.slides.base import Slide
 from microtome.slides.jpeg_header import frame_of, quality_of
 from microtome.slides.tiled import UndecodableTile
@@ -22,8 +21,6 @@ LARGE_PX = 5_000_000_000
 CANNOT = "the slide's tiles cannot be copied"
 SAMPLE = 4
 """Tiles looked at along each side of the slide."""
-
-type Kept = Literal["lossless", "source", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +41,7 @@ class CopiedJpeg:
 class PixelsChoice:
     """What is kept, and why."""
 
-    kept: Kept
+    kept: PixelsOption
     why: str
     copied: CopiedJpeg | None = None
 
@@ -74,7 +71,7 @@ def choose_pixels(slide: Slide, options: Options, shard_px: int) -> PixelsChoice
         return PixelsChoice(kept="lossless", why=size)
     try:
         copied = find_copy(slide, shard_px)
-    except NotCopyable as reason:
+    except (NotCopyable, UndecodableTile) as reason:
         return PixelsChoice(kept="lossless", why=f"{CANNOT}: {reason}")
     return PixelsChoice(
         kept="source", why="asked for" if options.pixels else "from 5 gigapixels on", copied=copied
@@ -105,7 +102,7 @@ def find_copy(slide: Slide, shard_px: int) -> CopiedJpeg:
     )
 
 
-def in_words(kept: Kept, why: str, copied: CopiedJpeg | None) -> str:
+def in_words(kept: PixelsOption, why: str, copied: CopiedJpeg | None) -> str:
     """For people: what is kept, why, and who can open it where not everyone can."""
     if copied is None:
         return f"{kept}: {why}"

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from microtome.copying import Kept
 from microtome.cpu import InstructionSet
 from microtome.model import Precision, find_model
 from microtome.network import macs_px
+from microtome.options import PixelsOption
 from microtome.plan import Plan
 from microtome.stages.run import Run
 from microtome.store import ResultStore
@@ -26,9 +26,9 @@ NUCLEI_CORE_MP_S = 25.0
 """Level-0 px of tissue whose candidates are settled, outlined, painted and told by one core."""
 START_S = 4.0
 """Planning, workers, imports."""
-COPY_CORE_MP_S: dict[Kept, float] = {"lossless": 60.0, "source": 130.0}
+COPY_CORE_MP_S: dict[PixelsOption, float] = {"lossless": 60.0, "source": 130.0}
 """Level-0 px copied and halved by one core, by what is kept of them."""
-STORED_BYTES_PX: dict[Kept, tuple[float, float]] = {
+STORED_BYTES_PX: dict[PixelsOption, tuple[float, float]] = {
     "lossless": (3.8, 0.8),
     "source": (0.4, 0.4),
     "none": (0.3, 0.0),

@@ -15,7 +15,10 @@ class MissingExtra(MicrotomeError):
         self.feature, self.extra = feature, extra
 
     def __str__(self) -> str:
-        return f"{self.feature} needs more packages; install them: pip install 'microtome[{self.extra}]'"
+        return (
+            f"{self.feature} needs more packages; `make setup` brings them, or in an environment of your "
+            f"own: pip install 'CHECKOUT[{self.extra}]', with the folder of microtome's checkout"
+        )
 
 
 class OptionError(MicrotomeError):
@@ -151,7 +154,8 @@ class ModelNotFound(MicrotomeError):
     def __str__(self) -> str:
         return (
             f"there is no model {self.model}: neither a folder with a model.json, nor the name of a model "
-            "that comes with microtome; a StarDist folder becomes one by: microtome model import FOLDER"
+            "that comes with microtome; a StarDist folder becomes one by: "
+            "microtome model import FOLDER -o OUT"
         )
 
 
@@ -406,7 +410,10 @@ class TrainingFailed(MicrotomeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the training ended without a model: {self.reason}"
+        return (
+            f"the training ended without a model: {self.reason}; the run's log has all that it said. "
+            "Nothing was written to the output"
+        )
 
 
 class TrainingEnvironmentMissing(MicrotomeError):

@@ -28,7 +28,7 @@ from microtome.keyspace import Folder
 from microtome.nuclei import Nuclei
 from microtome.s3 import reaching
 from microtome.slides.base import Mpp
-from microtome.store import ResultStore, Sink
+from microtome.store import PLAN, ResultStore, Sink
 
 TABLE = "tables/nuclei.parquet"
 FEATURES = "tables/nuclei.geojson.gz"
@@ -236,7 +236,7 @@ def export_result(uri: str, format: Format, path: Path) -> int:
     """
     store = ResultStore(uri)
     with reaching(store.uri):
-        if not store.exists("plan.json"):
+        if not store.exists(PLAN):
             raise NoResultHere(store.uri)
     if not (store.exists(TABLE) and store.exists(FEATURES)):
         raise ResultNotFinished(store.uri)

@@ -147,6 +147,7 @@ def find_nuclei(
         slide=whole,
         threshold=card.prob_threshold,
         grid_px=card.grid,
+        align_px=card.align_px,
     )
     return suppress(candidates, card.nms_threshold)
 

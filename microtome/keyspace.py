@@ -111,7 +111,8 @@ class Folder:
         except OSError as error:
             if error.errno in FULL:
                 raise NoSpaceLeft(str(self.root)) from error
-            if error.errno in REFUSED:
+            # What the block reads meanwhile is a file of another place, and not refused to us.
+            if error.errno in REFUSED and str(error.filename or path).startswith(str(self.root)):
                 raise CannotWrite(str(self.root), str(error.strerror)) from error
             error.add_note(f"while writing {path}")
             raise

@@ -90,8 +90,9 @@ def find_sets(folder: Path, split: Path | None = None) -> dict[str, Labelled]:
     folder
         A set; or a folder of sets.
     split
-        JSON of `{set: {train: [names], validation: [names], scale, masks_merge}}`. Without it,
-        every fourth image of a set, by name, is for validation.
+        JSON of `{set: {train: [names], validation: [names], scale, masks_merge}}`, or of
+        `{train: {set: [names]}, validation: {set: [names]}}`. Without it, every fourth image of a
+        set, by name, is for validation.
 
     Raises
     ------
@@ -103,9 +104,10 @@ def find_sets(folder: Path, split: Path | None = None) -> dict[str, Labelled]:
         chosen = {name: _every_fourth(place) for name, place in places.items()}
     else:
         try:
-            chosen = _SPLITS.validate_json(split.read_bytes())
+            found = _SPLITS.validate_json(split.read_bytes())
         except (OSError, ValidationError) as error:
             raise NoLabelledImages(str(split), f"is not a split file ({error})") from error
+        chosen = found.by_set() if isinstance(found, _ByUse) else found
         places = {name: folder / name for name in chosen}
     sets = {
         name: Labelled(
@@ -128,7 +130,21 @@ def _every_fourth(place: Path) -> ImageSet:
     return ImageSet(train=tuple(n for n in names if n not in validation), validation=validation)
 
 
-_SPLITS: TypeAdapter[dict[str, ImageSet]] = TypeAdapter(dict[str, ImageSet])
+@dataclass(frozen=True, slots=True)
+class _ByUse:
+    """A split file that says first what images are for, and then of which set they are."""
+
+    train: dict[str, tuple[str, ...]]
+    validation: dict[str, tuple[str, ...]]
+
+    def by_set(self) -> dict[str, ImageSet]:
+        return {
+            name: ImageSet(train=self.train.get(name, ()), validation=self.validation.get(name, ()))
+            for name in {**self.train, **self.validation}
+        }
+
+
+_SPLITS: TypeAdapter[dict[str, ImageSet] | _ByUse] = TypeAdapter(dict[str, ImageSet] | _ByUse)
 
 
 def _images(folder: Path, chosen: ImageSet, names: Iterable[str]) -> tuple[LabelledImage, ...]:

@@ -7,6 +7,7 @@ model `stardist_import.py`'s.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,10 +144,11 @@ def make_folder(out: Path) -> None:
     Raises
     ------
     CannotWrite
-        If it cannot be made.
+        If it cannot be made, or nothing can be written there.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise CannotWrite(str(out), str(error.strerror)) from error
 

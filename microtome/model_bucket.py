@@ -4,8 +4,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from microtome.errors import ModelNotFound, ModelUnreachable
@@ -29,29 +29,39 @@ def fetch_model(uri: str, environ: Mapping[str, str] = os.environ) -> Path:
     """
     try:
         bucket, root = bucket_of(uri)
-        start = f"{root}/" if root else ""
-        parts = [part for part in bucket.below(root) if "/" not in part.key.removeprefix(start)]
-        if f"{start}{CARD_FILE}" not in {part.key for part in parts}:
-            raise ModelNotFound(uri)
-        folder = _cache(environ) / "models" / _version(uri, parts)
-        if not folder.is_dir():
-            _copy(bucket, parts, folder)
+        while True:
+            parts = _parts(bucket, root, uri)
+            folder = _cache(environ) / "models" / _version(uri, parts)
+            if folder.is_dir():
+                return folder
+            with _copied(bucket, parts, folder.parent) as new:
+                if parts == _parts(bucket, root, uri):  # else somebody has replaced it meanwhile
+                    with suppress(OSError):  # another process was first
+                        new.rename(folder)
     except FileNotFoundError as error:
         raise ModelNotFound(uri) from error
     except OSError as error:
         raise ModelUnreachable(uri, str(error)) from error
-    return folder
 
 
-def _copy(bucket: S3Bucket, parts: Sequence[S3Object], folder: Path) -> None:
-    """Whole or not at all: other processes may want it at the same time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+def _parts(bucket: S3Bucket, root: str, uri: str) -> list[S3Object]:
+    """The files of the model, as they are there now."""
+    start = f"{root}/" if root else ""
+    parts = [part for part in bucket.below(root) if "/" not in part.key.removeprefix(start)]
+    if f"{start}{CARD_FILE}" not in {part.key for part in parts}:
+        raise ModelNotFound(uri)
+    return parts
+
+
+@contextmanager
+def _copied(bucket: S3Bucket, parts: Sequence[S3Object], beside: Path) -> Iterator[Path]:
+    """A new folder with the files, which goes unless the block renames it."""
+    beside.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=beside))
     try:
         for part in parts:
             (new / part.key.rsplit("/", 1)[-1]).write_bytes(bucket.get(part.key))
-        with suppress(OSError):  # another process was first
-            new.rename(folder)
+        yield new
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -100,9 +100,9 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
     if not limits[0] < limits[1]:
         raise OptionError("limits", limits, "two pixel values, the lower one first")
     card = read_card(folder)
-    xml, weights = _checked(folder, card.ir(precision))
+    xml, weights = checked_ir(folder, card.ir(precision))
     core = ov.Core()
-    with _refusing(xml):
+    with refusing(xml):
         model = core.read_model(xml, weights)
         trimmed_px = trim(model, halo_px=card.halo_px, grid_px=card.grid)
         compiled = core.compile_model(prepare(model), "CPU", compile_options(precision, threads))
@@ -121,8 +121,8 @@ def macs_px(folder: Path, precision: Precision) -> float:
     """
     import openvino as ov
 
-    xml, weights = _checked(folder, read_card(folder).ir(precision))
-    with _refusing(xml):
+    xml, weights = checked_ir(folder, read_card(folder).ir(precision))
+    with refusing(xml):
         model = ov.Core().read_model(xml, weights)
         model.reshape([1, 3, COUNTED_PX, COUNTED_PX])
     layers = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
@@ -132,7 +132,7 @@ def macs_px(folder: Path, precision: Precision) -> float:
 
 
 @contextmanager
-def _refusing(xml: Path) -> Iterator[None]:
+def refusing(xml: Path) -> Iterator[None]:
     """What OpenVINO says of an IR, as a fault of that file."""
     try:
         yield
@@ -140,8 +140,14 @@ def _refusing(xml: Path) -> Iterator[None]:
         raise BadModel(str(xml), str(error).strip().splitlines()[-1]) from error
 
 
-def _checked(folder: Path, ir: Ir) -> tuple[Path, Path]:
-    """The two files of an IR, their digest compared with the card's."""
+def checked_ir(folder: Path, ir: Ir) -> tuple[Path, Path]:
+    """The two files of an IR, their digest compared with the card's.
+
+    Raises
+    ------
+    BadModel
+        If they are not those of the card.
+    """
     xml, weights = folder / ir.xml, folder / ir.bin
     try:
         found = ir_digest(xml, weights)

@@ -25,9 +25,9 @@ TASK_LEVELS = 3
 """Levels that one task makes from a block of the level below them."""
 
 OPENED_BY = (
-    "zarr-python 3 with imagecodecs, on Python 3.12 or newer. Its codec imagecodecs_jpeg is registered by: "
-    "pip install microtome; or: pip install zarr imagecodecs, and in the program: import imagecodecs.zarr; "
-    "imagecodecs.zarr.register_codecs()"
+    "zarr-python 3 with imagecodecs, on Python 3.12 or newer: pip install zarr imagecodecs. Its codec "
+    "imagecodecs_jpeg is registered in the program by: import imagecodecs.zarr; "
+    "imagecodecs.zarr.register_codecs(); where microtome is installed, it is registered already"
 )
 """Who reads an array of JPEG chunks; stands in its metadata."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+from pydantic import ValidationError
+
 from microtome import stages
 from microtome.claim import Claim
 from microtome.cluster import Cluster
@@ -17,7 +19,7 @@ from microtome.report.summary import Summary, read_summary
 from microtome.slides import open_slide
 from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
-from microtome.store import ResultStore, is_published, result_uri
+from microtome.store import PLAN, ResultStore, is_published, result_uri
 
 __all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "steps_of"]
 
@@ -40,8 +42,12 @@ class Prepared:
     """The slide's, before anything of it was computed; None where only its header can tell."""
 
 
-def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = False) -> Prepared:
-    """Make the plan and claim its place in `folder`.
+def prepare(
+    slide_uri: str, folder: str, options: Options, *, overwrite: bool = False, claim: Claim | None = None
+) -> Prepared:
+    """Make the plan and put it in its place in `folder`, which `claim` is for.
+
+    What an interrupted run of the same plan has left is kept, whatever `overwrite` says.
 
     Raises
     ------
@@ -53,27 +59,41 @@ def prepare(slide_uri: str, folder: str, options: Options, *, overwrite: bool = 
         If slide, model or options are not fit for a run. Nothing was written.
     """
     plan = make_plan(slide_uri, options)
-    store = ResultStore(result_uri(slide_uri, folder))
+    run = Run(plan, ResultStore(result_uri(slide_uri, folder)), claim=claim or Claim())
+    store = run.store
     state = State.NEW
-    if store.exists("plan.json"):
-        there = Plan.from_json(store.get("plan.json"))
-        if overwrite:
-            store.delete("")
-        elif there.fingerprint != plan.fingerprint:
-            raise ResultOfAnotherPlan(store.uri, there.differences(plan))
+    if store.exists(PLAN):
+        there = _plan_in(store)
+        is_same = there is not None and there.fingerprint == plan.fingerprint
+        is_done = store.is_closed(stages.publish.NAME)
+        if overwrite and (is_done or not is_same):
+            store.remove()
+        elif not is_same:
+            differences = there.differences(plan) if there else "its plan.json cannot be read"
+            raise ResultOfAnotherPlan(store.uri, differences)
+        elif is_done and stages.publish.is_whole(store):
+            stages.publish.tidy(run)
+            state = State.DONE
         else:
-            state = State.DONE if store.is_closed(stages.publish.NAME) else State.RESUMED
-        if state is State.DONE:
-            stages.publish.tidy(Run(plan, store))
-    elif store.keys(""):
+            state = State.RESUMED
+    elif store.keys():
         raise NotOurFolder(store.uri)
     if state is not State.DONE:
+        store.reopen_stage(stages.publish.NAME, ())
         store.clean()
-        store.put("plan.json", plan.to_json())
-    return Prepared(Run(plan, store), state, _version(plan.slide.uri))
+        store.put(PLAN, plan.to_json())
+    return Prepared(run, state, _version(plan.slide.uri))
 
 
-def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard, claim: Claim | None = None) -> Summary:
+def _plan_in(store: ResultStore) -> Plan | None:
+    """The plan of the result that is there; None where it cannot be read: of another version, or damaged."""
+    try:
+        return Plan.from_json(store.get(PLAN))
+    except ValidationError:
+        return None
+
+
+def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard) -> Summary:
     """Run every stage that is not complete.
 
     Raises
@@ -81,14 +101,14 @@ def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard, claim: Claim
     ClaimLost, SlideChanged, SlideDamaged
         As `steps_of` says.
     """
-    with steps_of(prepared, claim or Claim()) as steps:
+    with steps_of(prepared) as steps:
         for step in steps:
             cluster.at_once([partial(stage.run, prepared.run, cluster, on_shard) for stage in step])
     return read_summary(prepared.run.store)
 
 
 @contextmanager
-def steps_of(prepared: Prepared, claim: Claim) -> Iterator[Iterator[tuple[stages.Stage, ...]]]:
+def steps_of(prepared: Prepared) -> Iterator[Iterator[tuple[stages.Stage, ...]]]:
     """The steps in their order, for a block that runs each: what must hold is checked before it gets one.
 
     Raises
@@ -102,19 +122,19 @@ def steps_of(prepared: Prepared, claim: Claim) -> Iterator[Iterator[tuple[stages
     """
     store = prepared.run.store
     try:
-        yield _checked(prepared, claim)
+        yield _checked(prepared)
     except SlideChanged:
-        store.delete("")
+        store.remove()
         raise
     except SlideDamaged:
         if prepared.state is State.NEW:
-            store.delete("")
+            store.remove()
         raise
 
 
-def _checked(prepared: Prepared, claim: Claim) -> Iterator[tuple[stages.Stage, ...]]:
+def _checked(prepared: Prepared) -> Iterator[tuple[stages.Stage, ...]]:
     for step in stages.STEPS:
-        claim.check(prepared.run.store.uri)
+        prepared.run.claim.check(prepared.run.store.uri)
         if stages.publish in step:
             _check_slide(prepared)
         yield step

@@ -5,7 +5,7 @@ A plan holds no clock, host or worker count: two runs of one plan make the same 
 
 import hashlib
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -13,14 +13,14 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 import microtome
-from microtome.copying import CopiedJpeg, Kept, choose_pixels, in_words
+from microtome.copying import CopiedJpeg, choose_pixels, in_words
 from microtome.cpu import choose_precision, machine_record
 from microtome.errors import AbsurdResolution, NoResolution, OptionError
 from microtome.grid import Grid, Scale, Window
 from microtome.model import ModelCard, Precision, find_model, read_card
-from microtome.options import Options
+from microtome.options import BadTileOption, Options, PixelsOption
 from microtome.pyramid import levels_of
-from microtome.slides import OnBadTile, Slide, open_slide
+from microtome.slides import BadTiles, OnBadTile, Slide, open_slide
 from microtome.slides.base import Level, Mpp
 from microtome.stain import StainLimits, check_brightfield, find_limits
 from microtome.tiling import Tiling
@@ -86,6 +86,8 @@ class TissueRecord:
     mask: str
     """`TissueMask.pack()`."""
     area_px: int
+    bad_tiles: tuple[tuple[int, int, int, int], ...] = ()
+    """Of coarser levels, that were taken as glass when it was found: as in `ShardReport`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ class Plan:
     """Context that the network sees around a core, network px."""
     align_px: int
     ngff: Literal["0.5", "0.4"]
-    pixels: Kept
+    pixels: PixelsOption
     levels: int
     """Levels of the result's pyramid, level 0 included."""
     why_pixels: str = ""
@@ -222,6 +224,7 @@ def make_plan(uri: str, options: Options) -> Plan:
         limits = find_limits(
             slide, tissue, card.normalisation.low_percentile, card.normalisation.high_percentile
         )
+        bad_tiles = _bad_overview(slide, options.on_bad_tile)
         shard_px = options.shard_px or _shard_px(slide)
         model = _model_record(card, folder, options, limits)
         pixels = choose_pixels(slide, options, shard_px)
@@ -244,6 +247,7 @@ def make_plan(uri: str, options: Options) -> Plan:
                 cell_px=tissue.cell_px,
                 mask=tissue.pack(),
                 area_px=tissue.area_px(),
+                bad_tiles=bad_tiles,
             ),
             scale=scale_for(slide.uri, mpp, card, shard_px),
             shard_px=shard_px,
@@ -256,6 +260,22 @@ def make_plan(uri: str, options: Options) -> Plan:
             copied=pixels.copied,
             levels=levels_of(slide.levels[0].height_px, slide.levels[0].width_px),
         )
+
+
+def _bad_overview(slide: Slide, on_bad_tile: BadTileOption) -> tuple[tuple[int, int, int, int], ...]:
+    """Tiles of the overview that could not be decoded: what lies there looks like glass.
+
+    Those of level 0 are found again when it is read as a whole.
+
+    Raises
+    ------
+    BadTiles
+        If there are some and they are not to be taken as glass.
+    """
+    bad = tuple(sorted(tile for tile in slide.bad_tiles if tile.level > 0))
+    if bad and on_bad_tile == "fail":
+        raise BadTiles(slide.uri, bad, slide.tiles)
+    return tuple(astuple(tile) for tile in bad)
 
 
 def _model_record(card: ModelCard, folder: Path, options: Options, limits: StainLimits) -> ModelRecord:

@@ -29,6 +29,7 @@ from microtome.model import (
     read_card,
     write_card,
 )
+from microtome.network import checked_ir, refusing
 
 CROPS = 300
 CROP_PX = 256
@@ -68,19 +69,25 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
     ------
     MissingExtra
         If NNCF is not installed.
+    BadModel
+        If the model's files are not those of its card, or OpenVINO cannot read them.
     CannotWrite
         If `out` cannot be made.
     NoLabelledImages
         If images are missing or cannot be read.
     """
+    try:
+        import nncf  # noqa: F401  # before anything is written
+    except ImportError as error:
+        raise MissingExtra("making an int8 twin", extra="quantize") from error
     card = read_card(model_folder)
     train, _ = find_images(images, split)
-    exact = card.ir(Precision.F32)
+    exact = checked_ir(model_folder, card.ir(Precision.F32))
     make_folder(out)
     if out.resolve() != model_folder.resolve():
-        for name in (exact.xml, exact.bin):
-            shutil.copyfile(model_folder / name, out / name)
-    _quantize_ir(out / exact.xml, out / "int8.xml", list(crops(train, card.normalisation)))
+        for path in exact:
+            shutil.copyfile(path, out / path.name)
+    _quantize_ir(exact[0], out / "int8.xml", list(crops(train, card.normalisation)))
     int8 = Ir(xml="int8.xml", bin="int8.bin", digest=ir_digest(out / "int8.xml", out / "int8.bin"))
     write_card(replace(card, precisions={**card.precisions, Precision.INT8: int8}), out)
     scores = {precision: found.accuracy for precision, found in score_all(out, images, split).items()}
@@ -101,17 +108,16 @@ def crops(images: Sequence[LabelledImage], normalisation: Normalisation) -> Iter
 
 
 def _quantize_ir(exact: Path, out: Path, data: Sequence[Floats]) -> None:
-    try:
-        import nncf
-        from nncf.quantization import advanced_parameters as advanced
-    except ImportError as error:
-        raise MissingExtra("making an int8 twin", extra="quantize") from error
+    import nncf
     import openvino as ov
+    from nncf.quantization import advanced_parameters as advanced
 
+    with refusing(exact):
+        model = ov.Core().read_model(exact)
     # SmoothQuant is for transformers; here it would only put multiplications between the layers.
     smooth = advanced.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     model = nncf.quantize(
-        ov.Core().read_model(exact),
+        model,
         nncf.Dataset(data),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(data),

@@ -64,25 +64,6 @@ def encode(spec: ArraySpec, row: int, col: int, block: Pixels | Labels) -> Itera
         yield spec.key(row, col), shard
 
 
-def encode_shard(
-    block: Pixels | Labels, shard_shape: Sequence[int], chunk_shape: Sequence[int], fill: int
-) -> bytes | None:
-    """One Zarr 3 shard: zstd chunks, then their index and its crc32c.
-
-    Parameters
-    ----------
-    block
-        (c, y, x) uint8 or (y, x) uint32; may be smaller than the shard at the end of y and x.
-
-    Returns
-    -------
-    bytes or None
-        None where all of it is the fill value: such a shard is not written.
-    """
-    grid = tuple(-(-side // chunk) for side, chunk in zip(shard_shape, chunk_shape, strict=True))
-    return assemble_shard(dict(_encode_chunks(block, chunk_shape, fill)), grid)
-
-
 def assemble_shard(chunks: Mapping[tuple[int, ...], bytes], grid: Sequence[int]) -> bytes | None:
     """A Zarr 3 shard of chunks that are encoded already, whatever their codec.
 

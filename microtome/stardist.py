@@ -8,7 +8,7 @@ What differs from the official package, and why:
 
 * radii are rounded to 1/64 px, so that they take two bytes and noise in the last bits is lost;
 * radii end at `MAX_RADIUS_PX`: what lies further off cannot change a candidate's fate, so a
-  shard can be settled without the whole slide. `count_clipped` tells how many this met.
+  shard can be settled without the whole slide.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,6 @@ RADIUS_STEPS_PER_PX = 64
 
 BORDER_CELLS = 2
 """Cells of the network's output that the official package leaves out along the image's edge."""
-
-NETWORK_STEP_PX = 16
-"""Images are padded at the bottom and right to a multiple of this before the network sees them."""
 
 type States = npt.NDArray[np.uint8]
 """(n,) uint8, values of `State`."""
@@ -95,7 +92,7 @@ def decode(
     slide: Window,
     threshold: float,
     grid_px: int = 2,
-    max_radius_px: int = MAX_RADIUS_PX,
+    align_px: int = 16,
 ) -> Candidates:
     """The candidates of a tile's core.
 
@@ -114,13 +111,15 @@ def decode(
         package; at the bottom and right the edge is that of the padded image.
     threshold
         Points with more than this are candidates.
+    align_px
+        The package pads images at the bottom and right to a multiple of this: the model's.
 
     Returns
     -------
     Candidates
-        In raster order. Radii are clipped to 1/64..`max_radius_px`.
+        In raster order. Radii are clipped to 1/64..`MAX_RADIUS_PX`.
     """
-    cells = _cells(core.intersect(_candidate_window(slide, grid_px)), origin_px, grid_px)
+    cells = _cells(core.intersect(_candidate_window(slide, grid_px, align_px)), origin_px, grid_px)
     cells = cells.intersect(Window(0, 0, *prob.shape))
     if cells.is_empty:
         return Candidates.empty(len(dist))
@@ -128,17 +127,17 @@ def decode(
     ys, xs = np.nonzero(prob[window] > np.float32(threshold))
     ys, xs = ys + cells.y0, xs + cells.x0
     radii = np.rint(dist[:, ys, xs].T * np.float32(RADIUS_STEPS_PER_PX), order="C")
-    np.clip(radii, 1, max_radius_px * RADIUS_STEPS_PER_PX, out=radii)
+    np.clip(radii, 1, MAX_RADIUS_PX * RADIUS_STEPS_PER_PX, out=radii)
     radii /= np.float32(RADIUS_STEPS_PER_PX)
     points = np.stack([ys * grid_px + origin_px[0], xs * grid_px + origin_px[1]], axis=1)
     return Candidates(prob=prob[ys, xs], points_px=points.astype(np.int32), radii_px=radii)
 
 
-def _candidate_window(slide: Window, grid_px: int) -> Window:
+def _candidate_window(slide: Window, grid_px: int, align_px: int) -> Window:
     """Where the official package has candidates: off the padded image's edge, on the slide."""
     border_px = BORDER_CELLS * grid_px
-    padded_height = -(-slide.height // NETWORK_STEP_PX) * NETWORK_STEP_PX
-    padded_width = -(-slide.width // NETWORK_STEP_PX) * NETWORK_STEP_PX
+    padded_height = -(-slide.height // align_px) * align_px
+    padded_width = -(-slide.width // align_px) * align_px
     padded = Window(slide.y0, slide.x0, slide.y0 + padded_height, slide.x0 + padded_width)
     return padded.grow(-border_px).intersect(slide)
 
@@ -152,11 +151,6 @@ def _cells(window: Window, origin_px: tuple[int, int], grid_px: int) -> Window:
         -(-(window.y1 - y) // grid_px),
         -(-(window.x1 - x) // grid_px),
     )
-
-
-def count_clipped(candidates: Candidates, max_radius_px: int = MAX_RADIUS_PX) -> int:
-    """How many candidates have a radius as long as the longest allowed."""
-    return int(np.count_nonzero(candidates.radii_px.max(axis=1, initial=0) >= max_radius_px))
 
 
 def settle(

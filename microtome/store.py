@@ -31,6 +31,8 @@ RESULT_SUFFIX = ".ome.zarr"
 PUBLISHED = "publish"
 """The stage whose mark says that a result is finished."""
 MANIFEST = "manifest"
+PLAN = "plan.json"
+"""The key by which a folder is known as ours: the first to be written, the last to go."""
 LISTED_DEPTH = 2
 """Parts of a key that name the folder which is listed to find its size: `0/c`, `labels/nuclei`."""
 
@@ -143,8 +145,15 @@ class ResultStore:
         return self._keys.exists(key)
 
     def delete(self, prefix: str) -> None:
-        """Remove a key, or every key below a folder; `""` is the whole result."""
+        """Remove a key, or every key below a folder."""
         self._keys.delete(prefix)
+
+    def remove(self) -> None:
+        """Remove the whole result. Cut short, it leaves an unfinished one, which a run goes on with."""
+        self.delete(_closing(PUBLISHED))
+        for part in sorted({key.split("/")[0] for key in self.keys()} - {PLAN}):
+            self.delete(part)
+        self.delete("")
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of every key below a folder, by key, in key order."""
@@ -198,6 +207,13 @@ class ResultStore:
         ordered = tuple(sorted(reports, key=lambda report: report.shard))
         self.put(_closing(stage), _REPORTS.dump_json(ordered))
         self.delete(f"{MANIFEST}/{stage}")
+
+    def reopen_stage(self, stage: str, reports: Iterable[ShardReport]) -> None:
+        """Of a stage that was complete, only these shards are; none more where it was not."""
+        if self.is_closed(stage):
+            for report in reports:
+                self.put_report(report)
+            self.delete(_closing(stage))
 
     def is_closed(self, stage: str) -> bool:
         """Whether `close_stage` was reached."""

@@ -55,7 +55,8 @@ class PrefectApi:
             If it has no such deployment, or a parameter does not fit.
         """
         deployment = self.request("GET", f"/deployments/name/{DEPLOYMENT}")
-        told = {"slide": _absolute(slide), "output": _absolute(output), **parameters}
+        places = {"slide": slide, "output": output, **_places_among(parameters)}
+        told = {**parameters, **{name: _absolute(place) for name, place in places.items()}}
         run = self.request("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": told})
         return Submitted(run["id"], self.page(run["id"]))
 
@@ -110,6 +111,12 @@ def _detail(answer: bytes) -> str:
         return str(json.loads(answer)["detail"])
     except (ValueError, KeyError, TypeError):
         return answer.decode(errors="replace")[:200]
+
+
+def _places_among(parameters: Mapping[str, object]) -> dict[str, str]:
+    """A model may be a folder or a name: it is a folder where one is."""
+    given = {name: str(parameters[name]) for name in ("model", "tissue") if parameters.get(name)}
+    return {name: place for name, place in given.items() if name == "tissue" or Path(place).is_dir()}
 
 
 def _absolute(place: str) -> str:

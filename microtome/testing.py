@@ -26,9 +26,8 @@ from microtome.s3 import reaching
 from microtome.shards import chunks_of
 from microtome.slides import jpeg
 from microtome.slides.tiled import UndecodableTile
-from microtome.store import MANIFEST, ResultStore
+from microtome.store import MANIFEST, PLAN, ResultStore
 
-PLAN = "plan.json"
 PARTS = "parts/"
 """What shards leave for each other; gone when a result is finished."""
 LAST_STAGE = "publish"

@@ -1,9 +1,9 @@
-"""Compiles once what would otherwise be compiled in the first run: numba's kernels, the network.
+"""Compiles once what would otherwise be compiled in the first run: numba's kernels.
 
     python -m microtome.warmup
 
 Segments a small field of drawn blobs and throws the result away; setup and the container image
-run it. What is compiled lies beside the package (numba) and in `cache_folder()` (OpenVINO).
+run it. What is compiled lies beside the package.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""The stage `export` in Prefect: tables, outlines for viewers, the report."""
+"""The stage `export` in Prefect: the table, and outlines for viewers."""
 
 from microtome import stages
 from microtome.cluster import Cluster

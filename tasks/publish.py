@@ -1,4 +1,4 @@
-"""The stage `publish` in Prefect: checks of the whole result, and the mark that it is done."""
+"""The stage `publish` in Prefect: the report, and the metadata that makes the result an OME-Zarr."""
 
 from microtome import stages
 from microtome.cluster import Cluster

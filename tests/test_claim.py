@@ -108,6 +108,44 @@ def test_who_may_not_renew_the_claim_any_more_loses_it(s3, quick, monkeypatch):
         ours.check(uri)
 
 
+def test_an_answer_that_was_lost_does_not_cost_the_claim(s3, quick, monkeypatch):
+    s3.make_bucket("results")
+    lease = claim._Lease("s3://results/a.ome.zarr" + claim.CLAIM)
+    real = lease._bucket.put_if
+
+    def unanswered(*words):
+        real(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease._bucket, "put_if", unanswered)
+        assert lease.replace(None)
+    assert lease.replace(lease.etag), "it has the ETag of what it wrote"
+    other = claim._Lease("s3://results/a.ome.zarr" + claim.CLAIM)
+    assert not other.replace(None)
+    assert other.replace(other._etag_there())
+    assert not lease.replace(lease.etag), "another's is not ours"
+
+
+def test_a_store_that_is_away_for_a_while_ends_neither_who_waits_nor_who_is_done(tmp_path, s3, quick):
+    s3.make_bucket("results")
+    uri, inside, waits = "s3://results/a.ome.zarr", threading.Event(), threading.Event()
+
+    def second():
+        with claimed(uri, waits.set):
+            inside.set()
+
+    waiting = threading.Thread(target=second)
+    with claimed(uri):
+        waiting.start()
+        assert waits.wait(30)
+        s3.stop()
+        time.sleep(1)
+    assert not inside.is_set()
+    s3.__enter__()
+    waiting.join(60)
+    assert inside.is_set(), "the claim of the first, which could not be given up, ran out"
+
+
 def test_a_claim_leaves_nothing_behind(tmp_path):
     with claimed(str(tmp_path / "new" / "folders" / "a.ome.zarr")):
         pass

@@ -66,6 +66,12 @@ def test_the_age_is_that_of_the_newest_key(output):
     assert time.time() - newest_s(str(output / "a.ome.zarr")) == pytest.approx(2 * DAY_S, abs=60)
 
 
+def test_a_file_that_goes_meanwhile_is_passed_over(output):
+    result(output / "a.ome.zarr", "plan.json", days=9)
+    (output / "a.ome.zarr" / "0.writing").symlink_to("renamed")
+    assert time.time() - newest_s(str(output / "a.ome.zarr")) == pytest.approx(9 * DAY_S, abs=60)
+
+
 def test_deployments_have_the_version_of_the_package():
     text = (Path(__file__).parent.parent / "prefect.yaml").read_text()
     deployments = yaml.safe_load(text)["deployments"]

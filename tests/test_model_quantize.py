@@ -1,5 +1,6 @@
 """A model gets its int8 twin, and what it scores is what the images say."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 
 from microtome import quantize as room
-from microtome.errors import NoLabelledImages
+from microtome.errors import BadModel, NoLabelledImages
 from microtome.evaluation import results
-from microtome.labelled import find_images
+from microtome.labelled import find_images, find_sets
 from microtome.model import Precision, default_model, read_card
 from microtome.quantize import quantize
 from microtome.scores import agree
@@ -45,6 +46,29 @@ def test_quantize_makes_a_twin_that_scores_as_the_original(
     assert int8.ap50 > exact.ap50 - 0.05
     assert card.digest(Precision.INT8) != card.digest(Precision.F32)
     assert f"AP at IoU 0.5 {int8.ap50:.3f} in int8" in str(done)
+
+
+def test_a_model_whose_files_are_damaged_is_not_quantized(few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="NNCF is not installed (extra: quantize)")
+    shutil.copytree(default_model(), tmp_path / "model")
+    weights = tmp_path / "model" / "f32.bin"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(BadModel, match="its digest is"):
+        quantize(tmp_path / "model", few, tmp_path / "out")
+    weights.unlink()
+    with pytest.raises(BadModel, match=r"f32\.bin"):
+        quantize(tmp_path / "model", few, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_may_name_sets_by_use(nuclei: Path, shared_data: Path) -> None:
+    by_use = find_sets(nuclei, shared_data / "models" / "stardist-reference" / "split.json")
+    by_set = find_sets(nuclei, default_model() / "images.json")
+    assert by_use.keys() == by_set.keys()
+    for name, images in by_use.items():
+        named = by_set[name]
+        assert [one.image for one in images.train] == [one.image for one in named.train]
+        assert [one.image for one in images.validation] == [one.image for one in named.validation]
 
 
 def test_the_scores_in_the_shipped_card_are_those_of_the_images(nuclei: Path) -> None:

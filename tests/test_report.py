@@ -26,7 +26,7 @@ from microtome.report.distrust import Level, check_all, check_counts, check_edge
 from microtome.report.page import Sources, write_report
 from microtome.report.shard_stats import ShardStats, quantiles
 from microtome.report.summary import RunFacts, read_summary, summary_json
-from microtome.slides import Slide, open_slide
+from microtome.slides import BadTile, Slide, open_slide
 from microtome.store import ResultStore
 from microtome.tissue_mask import TissueMask
 
@@ -277,11 +277,13 @@ def test_tissue_cut_by_the_scan_is_pointed_out(plan):
 def test_seams_and_damaged_tiles_are_counted(plan, stats, drawn):
     stages = (stage("stitch", seam_conflicts=stats.nuclei),)
     with open_slide(str(drawn[0])) as slide:
-        *_, seams, tiles = check_all(plan, stats, stages, slide.read, bad_tiles=3)
+        bad_tiles = {BadTile(level, index, 0, 0) for level, index in ((0, 1), (0, 2), (0, 9), (2, 9))}
+        *_, seams, tiles = check_all(plan, stats, stages, slide.read, bad_tiles)
     assert seams.level is Level.LOOK
     assert f"{2 * stats.nuclei:,} overlaps" in seams.finding
     assert tiles.level is Level.LOOK
     assert tiles.finding.startswith("3 tiles")
+    assert "1 tiles of the overview" in tiles.finding
 
 
 # The page

@@ -13,7 +13,6 @@ from microtome.stardist import (
     Candidates,
     State,
     by_priority,
-    count_clipped,
     decode,
     outlines,
     settle,
@@ -54,6 +53,16 @@ def test_the_edge_is_that_of_the_padded_image_and_no_candidate_lies_off_the_slid
     assert candidates.points_px.max(axis=0).tolist() == [last_px, last_px]
 
 
+@pytest.mark.parametrize(("align_px", "last_px"), [(8, 50), (16, 54), (32, 54)])
+def test_the_padded_image_is_a_multiple_of_the_models_own_step(align_px, last_px):
+    prob, dist = np.ones((32, 32), np.float32), np.ones((32, 32, 32), np.float32)
+    slide = Window(0, 0, 55, 55)
+    candidates = decode(
+        prob, dist, origin_px=(0, 0), core=slide, slide=slide, threshold=0.5, align_px=align_px
+    )
+    assert candidates.points_px.max(axis=0).tolist() == [last_px, last_px]
+
+
 @given(st.integers(1, 127), st.integers(1, 127), st.integers(0, 40))
 @settings(max_examples=30, deadline=None)
 def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shift_px):
@@ -75,13 +84,12 @@ def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shi
     assert points_of(together) == points_of(whole)
 
 
-def test_radii_beyond_the_longest_are_clipped_and_counted():
+def test_radii_beyond_the_longest_are_clipped():
     prob, dist = np.ones((8, 8), np.float32), np.full((32, 8, 8), 5, np.float32)
     dist[7, 4, 4], dist[7, 5, 4] = 1e6, -3
     candidates = decode_all(prob, dist, Window(0, 0, 16, 16))
     assert candidates.radii_px.max() == MAX_RADIUS_PX
     assert candidates.radii_px.min() == 1 / 64
-    assert count_clipped(candidates) == 1
 
 
 def shapes_on_whole_px(candidates):

@@ -1,6 +1,6 @@
 """What a reader should not take at face value: five checks, each said in a sentence, found or not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ from microtome.grid import Window
 from microtome.plan import Plan
 from microtome.records import StageReport
 from microtome.report.shard_stats import ShardStats
+from microtome.slides.base import BadTile
 
 type Read = Callable[[int, Window], Pixels]
 """Pixels of a window of a level of the slide, (c, y, x) uint8."""
@@ -51,7 +52,7 @@ class Caution:
 
 
 def check_all(
-    plan: Plan, stats: ShardStats, stages: Sequence[StageReport], read: Read, bad_tiles: int
+    plan: Plan, stats: ShardStats, stages: Sequence[StageReport], read: Read, bad_tiles: Collection[BadTile]
 ) -> tuple[Caution, ...]:
     """Every check, in the order of the report."""
     return (
@@ -59,7 +60,7 @@ def check_all(
         check_focus(plan, read),
         check_counts(plan, stats),
         check_seams(stats, stages),
-        check_tiles(plan, bad_tiles),
+        check_tiles(bad_tiles),
     )
 
 
@@ -156,14 +157,21 @@ def check_seams(stats: ShardStats, stages: Sequence[StageReport]) -> Caution:
     )
 
 
-def check_tiles(plan: Plan, bad_tiles: int) -> Caution:
+def check_tiles(bad_tiles: Collection[BadTile]) -> Caution:
     """Tiles of the file that cannot be decoded and were taken as glass."""
-    finding = (
-        f"{bad_tiles:,} tiles of the slide cannot be decoded and were taken as glass: no nuclei there."
-        if bad_tiles
-        else "Every tile of the slide could be read."
-    )
-    return Caution(check="Damaged tiles", level=Level.LOOK if bad_tiles else Level.FINE, finding=finding)
+    finest = sum(tile.level == 0 for tile in bad_tiles)
+    findings = []
+    if finest:
+        findings.append(
+            f"{finest:,} tiles of the slide cannot be decoded and were taken as glass: no nuclei there."
+        )
+    if coarser := len(bad_tiles) - finest:
+        findings.append(
+            f"{coarser:,} tiles of the overview in which tissue is sought cannot be decoded and were taken "
+            "as glass: tissue there was not looked at."
+        )
+    finding = " ".join(findings) or "Every tile of the slide could be read."
+    return Caution(check="Damaged tiles", level=Level.LOOK if findings else Level.FINE, finding=finding)
 
 
 def _focus_fields(plan: Plan) -> list[Window]:

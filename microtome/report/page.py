@@ -1,7 +1,7 @@
 """Puts the report together: `report/index.html`, `report/summary.json`, `report/overview.png`."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from microtome.report.density import REGION_PX, Region, choose_regions, measure_
 from microtome.report.distrust import Read, check_all
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import SUMMARY_KEY, RunFacts, Summary, summarise, summary_json
-from microtome.slides.base import Level
+from microtome.slides.base import BadTile, Level
 from microtome.store import ResultStore
 
 PAGE_KEY = "report/index.html"
@@ -53,7 +53,7 @@ def write_report(
     stats: ShardStats,
     facts: RunFacts,
     sources: Sources,
-    bad_tiles: int = 0,
+    bad_tiles: Collection[BadTile] = (),
 ) -> tuple[Summary, tuple[KeyRecord, ...]]:
     """Write the three files of the report.
 

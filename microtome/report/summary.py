@@ -86,7 +86,7 @@ class RunFacts:
 
     stages: tuple[StageReport, ...]
     wall_s: float
-    """From the first stage's begin to now."""
+    """In which at least one worker was at work on a shard; pauses between two starts do not count."""
     machine: Machine
     workers: int
     command: str

@@ -98,6 +98,10 @@ class Slide(Protocol):
         """Tiles that were taken as glass so far (`OnBadTile.BLANK`)."""
         ...
 
+    def bad_tiles_in(self, window: Window) -> frozenset[BadTile]:
+        """Those of level 0 that cross the window."""
+        ...
+
     def read(self, level: int, window: Window) -> Pixels:
         """Pixels of a window of a level, (c, y, x) uint8; outside of the level is white.
 

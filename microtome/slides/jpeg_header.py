@@ -110,7 +110,7 @@ def _table(stream: bytes, number: int) -> Ints:
         while entry < end:
             width = 1 + (stream[entry] >> 4)
             steps = stream[entry + 1 : entry + 1 + 64 * width]
-            if stream[entry] & 15 == number and len(steps) == 64 * width:
+            if stream[entry] & 15 == number and width <= 2 and len(steps) == 64 * width:
                 return np.frombuffer(steps, {1: "u1", 2: ">u2"}[width]).astype(np.int64)
             entry += 1 + 64 * width
         at = end

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Buffer, Sequence
 from typing import Protocol
@@ -87,6 +88,7 @@ class LocalSource:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDONLY)
+        self._close = weakref.finalize(self, os.close, self._file)  # at the latest when nobody holds it
         self._size_bytes = os.fstat(self._file).st_size
 
     @property
@@ -109,9 +111,8 @@ class LocalSource:
         return run
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._close()
+        self._file = -1
 
 
 class RemoteSource:

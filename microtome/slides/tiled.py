@@ -162,6 +162,11 @@ class TiledSlide:
         with self._lock:
             return frozenset(self._bad)
 
+    def bad_tiles_in(self, window: Window) -> frozenset[BadTile]:
+        """See `Slide.bad_tiles_in`."""
+        there = set(self._crossing(0, window)) if self.bad_tiles else set()
+        return frozenset(tile for tile in self.bad_tiles if tile.level == 0 and tile.index in there)
+
     def read(self, level: int, window: Window) -> Pixels:
         """See `Slide.read`."""
         return self.read_shrunk(level, window, 1)

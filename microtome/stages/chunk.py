@@ -31,13 +31,12 @@ def chunk_shard(run: Run, index: int, tally: Tally) -> None:
     """One shard of the slide, copied and halved three times; of nothing but white, nothing is written."""
     specs = image_arrays(run.plan)[: 1 + TASK_LEVELS]
     shard = specs[0].grid[index]
-    known = run.slide.bad_tiles
     if run.plan.copied is None:
         with tally.timed("read"):
             pixels = run.slide.read_unless_white(shard.window)
     else:
         pixels = _copy(run, run.plan.copied, specs[0], shard, tally)
-    tally.bad_tiles.update(run.slide.bad_tiles - known)
+    tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
     tally.pixels = shard.window.area_px
     tally.bytes_read = 3 * shard.window.area_px
     if pixels is None:

@@ -67,11 +67,13 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
                 slide=run.plan.network_window,
                 threshold=run.plan.model.prob_threshold,
                 grid_px=run.plan.model.grid,
+                align_px=run.plan.align_px,
             )
             found.append(_on_tissue(run, candidates))
         tally.tiles += 1
         tally.pixels += pixels[0].size
         tally.tile_s.append(read_s + time.perf_counter() - began)
+    tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
     candidates = Candidates.concatenate(found) if found else Candidates.empty()
     tally.candidates = len(candidates)
     with tally.timed("suppress"):

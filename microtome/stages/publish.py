@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from microtome.cluster import Cluster
 from microtome.cpu import machine_record
 from microtome.grid import Window
+from microtome.model import models_folder
 from microtome.ngff import metadata
 from microtome.nuclei import Nuclei
 from microtome.plan import Plan
@@ -16,10 +17,11 @@ from microtome.records import ShardReport, StageReport, busy_s
 from microtome.report.page import Sources, write_report
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import RunFacts
+from microtome.slides import BadTile, OnBadTile, open_slide
 from microtome.stages.run import Run, drop_network
 from microtome.stages.stitch import read_nuclei_parts, stats_key
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
-from microtome.store import ResultStore
+from microtome.store import PLAN, ResultStore
 
 NAME = "publish"
 STAGES = ("chunk", "infer", "stitch", "pyramid", "export", NAME)
@@ -34,6 +36,18 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     return stage_report(NAME, swept)
 
 
+def is_whole(store: ResultStore) -> bool:
+    """Whether a finished result still has all its keys: a crash of the machine may leave some empty."""
+    records = (report for stage in store.stages() for report in store.recorded(stage).values())
+    sizes = store.sizes()
+    return all(
+        sizes.get(key.key) == key.bytes
+        for report in records
+        for key in report.keys
+        if not key.key.startswith(f"{PARTS}/")
+    )
+
+
 def tidy(run: Run) -> None:
     """Remove what only an unfinished result needs. Must come after the mark that it is done:
     without its parts, a shard would not count as done."""
@@ -44,20 +58,22 @@ def publish_result(run: Run, index: int, tally: Tally) -> None:
     """Report first, then metadata, the root's last."""
     drop_network()
     plan, store = run.plan, run.store
-    sources = Sources(
-        levels=run.slide.levels, read=run.slide.read, nuclei_in=lambda window: nuclei_near(run, window)
-    )
     reports = _reports(run)
-    bad_tiles = {tile for shards in reports.values() for shard in shards for tile in shard.bad_tiles}
-    with tally.timed("report"):
+    places = {place for shards in reports.values() for shard in shards for place in shard.bad_tiles}
+    bad_tiles = {BadTile(*place) for place in places.union(plan.tissue.bad_tiles)}
+    # For its pictures, which also come from levels that nothing else reads, no result is given up.
+    with tally.timed("report"), open_slide(plan.slide.uri, on_bad_tile=OnBadTile.BLANK) as slide:
+        sources = Sources(
+            levels=slide.levels, read=slide.read, nuclei_in=lambda window: nuclei_near(run, window)
+        )
         texts = store.get_each([stats_key(shard) for shard in run.shards_near_tissue()])
         stats = [ShardStats.from_bytes(text) for text in texts.values()]
         merged, facts = ShardStats.merge(plan, stats), _facts(plan, store, reports)
-        summary, keys = write_report(store, plan, merged, facts, sources, len(bad_tiles))
+        summary, keys = write_report(store, plan, merged, facts, sources, bad_tiles)
     tally.keys += keys
     tally.nuclei = summary.nuclei
     with tally.timed("write"):
-        tally.keys.append(store.put("plan.json", plan.to_json()))
+        tally.keys.append(store.put(PLAN, plan.to_json()))
         tally.keys += [store.put(key, text) for key, text in metadata(plan).items()]
 
 
@@ -93,11 +109,13 @@ def _facts(plan: Plan, store: ResultStore, reports: dict[str, list[ShardReport]]
 
 def command_of(plan: Plan, uri: str) -> str:
     """The command line that makes this result again."""
-    words = ["microtome", "segment", plan.slide.uri, "-o", uri.rsplit("/", 1)[0], "--model", plan.model.name]
+    is_shipped = plan.model.uri == str(models_folder() / plan.model.name)
+    model = plan.model.name if is_shipped else plan.model.uri
+    words = ["microtome", "segment", plan.slide.uri, "-o", uri.rsplit("/", 1)[0], "--model", model]
     words += ["--precision", plan.model.precision, "--shard-size", str(plan.shard_px), "--ngff", plan.ngff]
     words += ["--pixels", plan.pixels, "--on-bad-tile", plan.slide.on_bad_tile]
     if plan.slide.mpp_source == "--mpp":
-        words += ["--mpp", f"{plan.slide.mpp.x:g}"]
+        words += ["--mpp", repr(plan.slide.mpp.x)]
     if plan.tissue.source == "all":
         words.append("--no-tissue")
     elif plan.tissue.source != "found":

@@ -4,18 +4,20 @@ What travels to a worker is a `RunRef`; each process opens the rest itself.
 """
 
 import threading
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import cv2
 
+from microtome.claim import Claim
 from microtome.errors import ModelReplaced, NoResultHere
 from microtome.grid import Shard, Window
 from microtome.model import find_model, read_card
 from microtome.network import Network, load_model
 from microtome.plan import Plan
 from microtome.slides import OnBadTile, Slide, open_slide
-from microtome.store import ResultStore
+from microtome.store import PLAN, ResultStore
 from microtome.tiling import CELL_PX, Tiling
 from microtome.tissue_mask import TissueMask
 
@@ -28,6 +30,8 @@ class RunRef:
 
     uri: str
     fingerprint: str
+    start: str
+    """Another one each time that the run is started: what a process has open may have been replaced since."""
 
     def __str__(self) -> str:
         return self.fingerprint[:12]
@@ -39,10 +43,13 @@ class Run:
 
     plan: Plan
     store: ResultStore
+    start: str = field(default_factory=lambda: uuid.uuid4().hex)
+    claim: Claim = field(default_factory=Claim)
+    """Of the process that started it."""
 
     @property
     def ref(self) -> RunRef:
-        return RunRef(self.store.uri, self.plan.fingerprint)
+        return RunRef(self.store.uri, self.plan.fingerprint, self.start)
 
     @cached_property
     def slide(self) -> Slide:
@@ -91,10 +98,10 @@ def open_run(ref: RunRef) -> Run:
     """
     cv2.setNumThreads(1)
     store = ResultStore(ref.uri)
-    plan = Plan.from_json(store.get("plan.json"))
+    plan = Plan.from_json(store.get(PLAN))
     if plan.fingerprint != ref.fingerprint:
         raise NoResultHere(ref.uri)
-    return Run(plan, store)
+    return Run(plan, store, ref.start)
 
 
 _networks = threading.local()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from microtome import metrics
-from microtome.cluster import Cluster
+from microtome.cluster import Cluster, stop_if_abandoned
 from microtome.errors import SlideDamaged
 from microtome.records import KeyRecord, ShardReport, StageReport
 from microtome.slides import BadTile, BadTiles
@@ -106,6 +106,8 @@ def sweep(
 
     Raises
     ------
+    ClaimLost
+        If another run has taken the result over.
     SlideDamaged
         After all shards were tried, if tiles of the slide could not be decoded.
     """
@@ -116,9 +118,12 @@ def sweep(
     if len(reports) == len(wanted) and run.store.is_closed(name):
         cluster.say_done((run.ref, name))
         return Swept(reports, resumed)
+    run.store.reopen_stage(name, reports.values())
     unread: set[BadTile] = set()
 
     def done(report: ShardReport | None) -> None:
+        # Another run has it: what is written from now on would lie among its keys.
+        run.claim.check(run.store.uri)
         if report is None:
             return
         unread.update(BadTile(*place) for place in report.bad_tiles)
@@ -202,6 +207,7 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
         bad_tiles=tuple(sorted((t.level, t.index, t.y_px, t.x_px) for t in tally.bad_tiles)),
     )
     if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":
+        stop_if_abandoned()
         run.store.put_report(report)
     metrics.observe(report, *model, is_widened=tally.is_widened)
     return report

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -236,6 +237,17 @@ def test_a_failed_run_is_told_of_with_its_reason(up, api, notices, tmp_path):
     assert api.ended(run)["state"]["type"] == "FAILED"
     (text,) = until(lambda: told_of(notices, "segment-slide failed", run), 60)
     assert f"{tmp_path / 'nothing.svs'}: no such file" in text
+
+
+def test_another_address_of_notices_is_taken_over_by_the_next_start(up, api, tmp_path):
+    lab, other = up[0], Notices()
+    try:
+        installation.register(replace(lab, given={**lab.given, "MICROTOME_NOTICE_URL": other.url}))
+        run = api.start("segment-slide/on-demand", slide=str(tmp_path / "no.svs"), output=str(tmp_path))
+        until(lambda: told_of(other, "segment-slide failed", run), 120)
+    finally:
+        installation.register(lab)
+        other.stop()
 
 
 def test_a_schedule_makes_runs_and_a_paused_one_makes_none(up, api):

@@ -1,6 +1,8 @@
 """The whole installation: a real server, worker, intake, Dask cluster and S3, from upload to result."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from distributed import Client
 from deployments import lab as installation
 from deployments.lab import ROOT
 from microtome.forks import ENVIRONMENT
+from microtome.model import default_model
 from microtome.submit import FINAL
 from tests.deployments.labs import OF_AN_INSTALLATION, Api, lab_in
 from tests.waiting import until
@@ -65,9 +68,9 @@ def verified(lab, run):
     return microtome(lab, "verify", result).returncode == 0
 
 
-def microtome(lab, *words):
+def microtome(lab, *words, cwd=None):
     command = [sys.executable, "-m", "microtome.cli", *words]
-    return subprocess.run(command, env=lab.environment, capture_output=True, text=True)
+    return subprocess.run(command, env=lab.environment, cwd=cwd, capture_output=True, text=True)
 
 
 def test_an_upload_with_an_odd_name_ends_as_a_verified_result(lab, api, bucket, slides):
@@ -142,9 +145,13 @@ def test_a_run_starts_as_one_process_unless_somebody_wants_it_otherwise(lab, api
 
 def test_submit_prints_the_address_of_its_run_and_ends_as_it_ends(lab, slides, tmp_path):
     (tmp_path / "a.tif").write_bytes(slides(30))
-    words = ("submit", str(tmp_path / "a.tif"), "-o", str(tmp_path / "out"), "--wait")
-    done = microtome(lab, *words)
+    shutil.copytree(default_model(), tmp_path / "ours")
+    options = ("--model", "ours", "--pixels", "none", "--shard-size", "1024", "--no-tissue")
+    done = microtome(lab, "submit", "a.tif", "-o", "out", "--wait", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    plan = json.loads((tmp_path / "out" / "a.ome.zarr" / "plan.json").read_text())
+    assert (plan["pixels"], plan["shard_px"], plan["tissue"]["source"]) == ("none", 1024, "all")
+    assert plan["model"]["uri"] == str(tmp_path / "ours"), "a folder of this terminal's"
     assert done.stdout.startswith(f"{lab.pages}/runs/flow-run/")
     assert microtome(lab, "verify", str(tmp_path / "out" / "a.ome.zarr")).returncode == 0
     missing = microtome(lab, "submit", str(tmp_path / "b.tif"), "-o", str(tmp_path / "out"), "--wait")

@@ -22,10 +22,9 @@ def run_plan(plan, folder: Path, cluster) -> ResultStore:
     """Every stage of a plan into a new result."""
     store = ResultStore(str(folder))
     store.put("plan.json", plan.to_json())
+    run = Run(plan, store)
     for step in stages.STEPS:
-        cluster.at_once(
-            [partial(stage.run, Run(plan, store), cluster, lambda progress: None) for stage in step]
-        )
+        cluster.at_once([partial(stage.run, run, cluster, lambda progress: None) for stage in step])
     return store
 
 

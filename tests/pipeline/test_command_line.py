@@ -9,6 +9,7 @@ import tifffile
 
 from microtome import cli
 from microtome.grid import Window
+from microtome.model import default_model
 from microtome.ngff import image_arrays
 from microtome.plan import Plan
 from microtome.store import ResultStore
@@ -118,10 +119,32 @@ def test_damaged_tiles_are_counted_and_nothing_is_left_behind(scene, microtome, 
 
 def test_damaged_tiles_can_be_taken_as_glass(scene, microtome, tmp_path):
     options = [*FAST, "--on-bad-tile", "blank", "--json", "--workers", 1]
-    code, out, _ = microtome("segment", scene / "damaged.tif", "-o", tmp_path, *options)
+    for more in ([], ["--pixels", "none", "--overwrite"]):
+        code, out, _ = microtome("segment", scene / "damaged.tif", "-o", tmp_path, *options, *more)
+        assert code == 0
+        assert json.loads(out)["nuclei"] > 100
+        assert told_of_tiles(out).startswith("1 tiles of the slide cannot be decoded"), more
+        assert microtome("verify", tmp_path / "damaged.ome.zarr")[0] == 0
+
+
+def told_of_tiles(out):
+    """What the report says of damaged tiles."""
+    (finding,) = [one["finding"] for one in json.loads(out)["cautions"] if one["check"] == "Damaged tiles"]
+    return finding
+
+
+def test_a_damaged_tile_of_a_coarse_level_hides_no_tissue_without_a_word(tcga_slide, microtome, tmp_path):
+    slide = damaged_copy(tcga_slide, tmp_path / "a.tif", 0, level=2)
+    options = ["--precision", "int8", "--pixels", "none", "--json", "--workers", 2]
+    code, _, err = microtome("segment", slide, "-o", tmp_path, *options)
+    assert code == 2
+    assert "first: level 2, tile 0 at y=0 x=0" in err
+    assert "--on-bad-tile blank" in err
+    assert microtome("inspect", slide)[0] == 2
+    assert microtome("inspect", slide, "--on-bad-tile", "blank")[0] == 0
+    code, out, _ = microtome("segment", slide, "-o", tmp_path, *options, "--on-bad-tile", "blank")
     assert code == 0
-    assert json.loads(out)["nuclei"] > 100
-    assert microtome("verify", tmp_path / "damaged.ome.zarr")[0] == 0
+    assert told_of_tiles(out).startswith("1 tiles of the overview in which tissue is sought")
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +181,40 @@ def test_a_result_of_another_plan_is_kept_unless_told_otherwise(scene, small_res
     assert digests(store) == before
     assert microtome(*words, "--overwrite")[0] == 0
     assert digests(store) != before
+
+
+def test_a_damaged_plan_can_be_replaced(scene, small_result, microtome, tmp_path):
+    shutil.copytree(small_result, tmp_path, dirs_exist_ok=True)
+    plan = tmp_path / "small.ome.zarr" / "plan.json"
+    plan.write_bytes(plan.read_bytes()[:100])
+    words = ["segment", scene / "small.png", "-o", tmp_path, *FAST, "--workers", 1]
+    code, _, err = microtome(*words)
+    assert code == 2
+    assert "its plan.json cannot be read" in err
+    assert microtome(*words, "--overwrite")[0] == 0
+    assert microtome("verify", tmp_path / "small.ome.zarr")[0] == 0
+
+
+@pytest.mark.parametrize("key", ["0/c/0/0/0", "tables/nuclei.parquet"])
+def test_what_a_crash_of_the_machine_left_empty_is_made_again(key, scene, small_result, microtome, tmp_path):
+    shutil.copytree(small_result, tmp_path, dirs_exist_ok=True)
+    store = ResultStore(str(tmp_path / "small.ome.zarr"))
+    before = digests(store)
+    (tmp_path / "small.ome.zarr" / key).write_bytes(b"")
+    code, _, err = microtome("segment", scene / "small.png", "-o", tmp_path, *FAST, "--workers", 1)
+    assert code == 0
+    assert "resumed" in err
+    assert digests(store) == before
+    assert microtome("verify", tmp_path / "small.ome.zarr")[0] == 0
+
+
+def test_the_command_of_a_report_names_the_folder_of_a_model_that_is_not_shipped(scene, microtome, tmp_path):
+    shutil.copytree(default_model(), tmp_path / "ours")
+    words = ["segment", scene / "small.png", "-o", tmp_path, *FAST, "--json", "--workers", 1]
+    for model, named in ((tmp_path / "ours", f"--model {tmp_path}/ours"), ("he-nuclei", "--model he-nuclei")):
+        code, out, _ = microtome(*words, "--model", model, "--overwrite")
+        assert code == 0
+        assert f"{named} --precision" in json.loads(out)["command"]
 
 
 def test_a_folder_of_somebody_elses_is_never_touched(scene, microtome, tmp_path):

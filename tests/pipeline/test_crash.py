@@ -1,6 +1,7 @@
 """Killed at any moment and started again: only what is missing runs, and the bytes are the same."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,8 +9,11 @@ import time
 
 import pytest
 
+from microtome.options import Options
+from microtome.pipeline import State, finish, prepare
 from microtome.records import ShardReport
 from microtome.store import ResultStore
+from microtome.testing import verify_result
 from tests.pipeline.runs import digests
 
 SWEEPS = ("chunk", "infer", "stitch", "stitch.paint", "export")
@@ -55,6 +59,42 @@ def test_killed_in_any_stage_only_the_missing_shards_run_again(sweep, field, und
         assert kept == before[name], f"{name}: shards that were done ran again"
     assert sum(map(len, after.values())) > sum(map(len, before.values()))
     assert digests(store) == digests(undisturbed)
+
+
+def test_killed_with_overwrite_it_goes_on_with_overwrite(field, undisturbed, tmp_path):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    words = [*command(field, tmp_path), "--overwrite"]
+    first = subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL)
+    kill_when(first, lambda: finished(store, "infer"))
+    before = finished(store, "infer")
+    again = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "resumed" in again.stderr
+    assert before.items() <= finished(store, "infer").items(), "shards that were done ran again"
+    assert digests(store) == digests(undisturbed)
+
+
+@pytest.mark.parametrize("deletions", range(4))
+def test_a_removal_that_is_cut_short_leaves_what_a_run_goes_on_with(
+    deletions, field, field_plan, undisturbed, cluster, tmp_path, monkeypatch
+):
+    shutil.copytree(undisturbed.uri, tmp_path / "field.ome.zarr")
+    store, real, left = ResultStore(str(tmp_path / "field.ome.zarr")), ResultStore.delete, [deletions + 1]
+
+    def delete(self, prefix):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        real(self, prefix)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultStore, "delete", delete)
+        with pytest.raises(KeyboardInterrupt):
+            store.remove()
+    again = prepare(str(field), str(tmp_path), Options(mpp=0.25, precision="f32", shard_px=512))
+    assert again.state is State.RESUMED
+    finish(again, cluster, lambda progress: None)
+    assert digests(store) == digests(undisturbed)
+    assert verify_result(store.uri).ok
 
 
 def test_a_killed_worker_costs_its_shard_and_changes_no_byte(field, undisturbed, tmp_path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from microtome.export import TABLE
 from microtome.grid import Window
 from microtome.ngff import Jpeg, image_arrays, label_arrays, metadata
-from microtome.shards import assemble_shard, decode, encode, encode_shard, keys_in
+from microtome.shards import assemble_shard, decode, encode, keys_in
 from microtome.store import ResultStore
 
 VERSIONS = ["0.5", "0.4"]
@@ -116,7 +116,7 @@ def test_a_shard_can_be_put_together_from_chunks_that_are_encoded_already(plan_o
     spec = replace(label_arrays(plan_of(1024, 1024, shard_px=1024))[0], path="a")
     block = np.zeros((1024, 1024), np.uint32)
     block[512:, :512] = 9
-    whole = encode_shard(block, spec.shard_shape, spec.chunk_shape, 0)
+    ((_, whole),) = encode(spec, 0, 0, block)
     table = np.frombuffer(whole[-4 - 64 : -4], "<u8").reshape(2, 2, 2)
     offset, size = table[1, 0]
     assert assemble_shard({(1, 0): whole[offset : offset + size]}, (2, 2)) == whole

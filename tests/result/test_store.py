@@ -102,6 +102,18 @@ def test_delete_removes_a_key_or_a_folder_and_nothing_beside_it(store):
     assert store.keys() == ()
 
 
+def test_the_plan_is_the_last_that_goes(store, monkeypatch):
+    for key in ("plan.json", "0/c/0/0/0", "manifest/publish.json", "manifest/chunk.json", "zarr.json"):
+        store.put(key, b"1")
+    gone, real = [], type(store).delete
+    monkeypatch.setattr(type(store), "delete", lambda self, key: (gone.append(key), real(self, key)))
+    store.remove()
+    assert store.keys() == ()
+    assert gone[0] == "manifest/publish.json"
+    assert gone[-1] == ""
+    assert {"0", "manifest", "zarr.json"} == set(gone[1:-1])
+
+
 def test_a_key_larger_than_memory_likes_is_streamed_and_digested(store):
     with store.writing("tables/t") as sink:
         for part in range(13):

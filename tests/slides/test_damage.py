@@ -1,5 +1,7 @@
 """Slides that are missing, cut short or damaged: each says so, and what to do."""
 
+import gc
+import os
 import pickle
 from pathlib import Path
 
@@ -187,3 +189,16 @@ def test_a_huge_single_piece_is_refused_before_it_is_read(tmp_path: Path) -> Non
         )
     with pytest.raises(UnsupportedSlide, match="vips tiffsave"):
         open_slide(str(path))
+
+
+def test_a_slide_that_nobody_holds_any_more_keeps_no_file_open(cmu_slide: Path) -> None:
+    def is_open() -> bool:
+        links = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+        return str(cmu_slide.resolve()) in links
+
+    slide = open_slide(str(cmu_slide))
+    slide.read(0, Window(0, 0, 10, 10))
+    assert is_open()
+    del slide
+    gc.collect()
+    assert not is_open()
