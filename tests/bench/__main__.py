@@ -18,6 +18,7 @@ from tests.bench import (
     bench_end_to_end,
     bench_growth,
     bench_official,
+    bench_prefect,
     bench_s3,
     bench_scaling,
     bench_uploads,
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "end": bench_end_to_end.figures,
     "ordinary": bench_end_to_end.ordinary,
+    "prefect": bench_prefect.figures,
     "official": bench_official.figures,
     "conversion": bench_conversion.figures,
     "workers": bench_scaling.real,
@@ -82,8 +84,8 @@ def _measure(
     except Skipped as reason:
         skipped[name] = str(reason)
         print(f"{name:<11} skipped: {reason}", flush=True)
-    except RuntimeError as error:
-        failed[name] = str(error)
+    except Exception as error:
+        failed[name] = f"{type(error).__name__}: {error}"
         print(f"{name:<11} failed: {error}", flush=True)
 
 

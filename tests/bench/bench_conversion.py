@@ -65,23 +65,25 @@ def _environments(bench: Bench) -> Iterator[tuple[str, Path]]:
 
 def _ours(bench: Bench, made: MadeSlide, cluster: Cluster, pixels: PixelsOption) -> float:
     """MP/s of the stage `chunk` (levels 0 to 3, 99.6 % of the pixels)."""
-    run = prepare(str(made.path), str(bench.work / "ours"), Options(pixels=pixels), overwrite=True).run
+    run = prepare(str(made.path), str(bench.work / "ours"), Options(pixels=pixels)).run
     began = time.perf_counter()
     chunk.run(run, cluster, lambda _: None)
-    return made.side_px**2 / 1e6 / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    run.store.remove()
+    return made.side_px**2 / 1e6 / seconds
 
 
 def _copied(bench: Bench, made: MadeSlide, cluster: Cluster) -> float:
     """MP/s of level 0 alone: what `chunk` does with the tiles, without what the levels above need."""
     options = Options(pixels="source", no_tissue=True)
-    run = prepare(str(made.path), str(bench.work / "copied"), options, overwrite=True).run
+    run = prepare(str(made.path), str(bench.work / "copied"), options).run
     shards = image_arrays(run.plan)[0].grid
     began = time.perf_counter()
     swept = sweep(run, cluster, "copy", copy_shard, [(shard.index,) for shard in shards], lambda _: None)
     seconds = time.perf_counter() - began
     if sum(len(report.keys) for report in swept.reports.values()) != len(shards):
         raise RuntimeError(f"not all of {len(shards)} shards were copied")
-    run.store.delete("")
+    run.store.remove()
     return made.side_px**2 / 1e6 / seconds
 
 

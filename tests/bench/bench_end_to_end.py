@@ -61,7 +61,7 @@ def ordinary(bench: Bench) -> Iterator[Figure]:
     part = f"ordinary {precision}"
     yield from of_runs(part, rounds, GOALS[precision])
     between = [100 * (run.wall_s - run.stages_s) / run.wall_s for run in rounds]
-    yield figure(part, "start-up, Dask, Prefect: no shard is worked on", "% of wall", between, "<= 4")
+    yield figure(part, "start-up and Dask: no shard is worked on", "% of wall", between, "<= 4")
     plan = [100 * _plan_s(made.path) / run.wall_s for run in rounds]
     yield figure(part, "of that: the plan, tissue found in the slide's pixels", "% of wall", plan)
     same_nuclei(coarse)

@@ -2,34 +2,50 @@
 
 from collections.abc import Iterator
 from math import sqrt
+from pathlib import Path
 
 from tests.bench.command import SegmentRun, segment
 from tests.bench.figures import Bench, Figure, figure
-from tests.bench.made_slides import make_slide, pieces_of
+from tests.bench.made_slides import Piece, make_slide, pieces_of
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    """One round a size, from small to large; each is compared with 1 gigapixel, or with the smallest."""
+    """One round a size. Each is compared with 1 gigapixel, or with the smallest, the pixels kept alike."""
     pieces = pieces_of(bench.slide)
-    runs: dict[float, SegmentRun] = {}
-    for gigapixels in sorted(bench.gigapixels):
-        made = make_slide(bench.work / "made.tif", pieces, side_px=round(sqrt(gigapixels * 1e9)))
-        runs[gigapixels] = run = segment(made.path, bench.work / "growth")
+    sizes = sorted(bench.gigapixels)
+    base = 1.0 if 1.0 in sizes else sizes[0]
+    first = _made(bench, pieces, base)
+    runs = {run.plan.pixels: run for run in [segment(first, bench.work / "growth")]}
+    yield from _of_run(f"{base:g} Gpx", *runs.values())
+    for gigapixels in (size for size in sizes if size != base):
+        run = segment(_made(bench, pieces, gigapixels), bench.work / "growth")
         part = f"{gigapixels:g} Gpx"
-        yield figure(part, "wall time", "s", run.wall_s)
-        yield figure(part, "wall time per tissue MP", "s", run.wall_s / run.tissue_mp)
-        yield figure(part, "stages' time per tissue MP", "s", run.stages_s / run.tissue_mp)
-        yield figure(part, "peak memory of a worker", "MB", run.worker_peak_bytes / 1e6, "<= 2,000")
-        yield figure(
-            part, "peak memory of the client with the scheduler", "MB", run.client_peak_bytes / 1e6, "<= 500"
-        )
-        base = runs.get(1.0, runs[min(runs)])
-        if run is not base:
-            time_ratio = run.wall_s / run.tissue_mp / (base.wall_s / base.tissue_mp)
-            yield figure(part, f"time per tissue MP against {_of(runs, base)}", "x", time_ratio, "<= 1.1")
-            memory_ratio = run.worker_peak_bytes / base.worker_peak_bytes
-            yield figure(part, f"memory of a worker against {_of(runs, base)}", "x", memory_ratio, "<= 1.05")
+        yield from _of_run(part, run)
+        kept = run.plan.pixels
+        if kept not in runs:
+            runs[kept] = segment(first, bench.work / "growth", "--pixels", kept)
+            yield from _of_run(f"{base:g} Gpx {kept}", runs[kept])
+        against = f"against {base:g} Gpx, both {kept}"
+        time_ratio = _per_tissue_mp(run) / _per_tissue_mp(runs[kept])
+        yield figure(part, f"time per tissue MP {against}", "x", time_ratio, "<= 1.1")
+        memory_ratio = run.worker_peak_bytes / runs[kept].worker_peak_bytes
+        yield figure(part, f"memory of a worker {against}", "x", memory_ratio, "<= 1.05")
 
 
-def _of(runs: dict[float, SegmentRun], base: SegmentRun) -> str:
-    return next(f"{gigapixels:g} Gpx" for gigapixels, run in runs.items() if run is base)
+def _made(bench: Bench, pieces: list[Piece], gigapixels: float) -> Path:
+    path = bench.work / f"{gigapixels:g}.tif"
+    return make_slide(path, pieces, side_px=round(sqrt(gigapixels * 1e9))).path
+
+
+def _per_tissue_mp(run: SegmentRun) -> float:
+    return run.wall_s / run.tissue_mp
+
+
+def _of_run(part: str, run: SegmentRun) -> Iterator[Figure]:
+    yield figure(part, "wall time", "s", run.wall_s)
+    yield figure(part, "wall time per tissue MP", "s", _per_tissue_mp(run))
+    yield figure(part, "stages' time per tissue MP", "s", run.stages_s / run.tissue_mp)
+    yield figure(part, "peak memory of a worker", "MB", run.worker_peak_bytes / 1e6, "<= 2,000")
+    yield figure(
+        part, "peak memory of the client with the scheduler", "MB", run.client_peak_bytes / 1e6, "<= 500"
+    )

@@ -69,7 +69,7 @@ def sleeping(bench: Bench) -> Iterator[Figure]:
     """Sweeps of shards that take 2 s each without work, with records as any stage writes them."""
     made = make_slide(bench.work / "sleep.tif", pieces_of(bench.slide), side_px=SIDE_PX)
     for workers in (64,) if bench.quick else SLEEPERS:
-        run = prepare(str(made.path), str(bench.work / "sleep"), Options(), overwrite=True).run
+        run = prepare(str(made.path), str(bench.work / f"sleep-{workers}"), Options()).run
         shards = workers * (QUICK_SHARDS_A_SLEEPER if bench.quick else SHARDS_A_SLEEPER)
         with _sleepers(workers, run.ref) as client:
             began_cpu_s = time.process_time()

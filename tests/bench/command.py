@@ -17,7 +17,7 @@ import psutil
 
 from microtome.plan import Plan
 from microtome.records import ShardReport, busy_s
-from microtome.store import ResultStore
+from microtome.store import PLAN, ResultStore
 
 COMMAND = Path(sys.executable).with_name("microtome")
 WATCH_S = 0.1
@@ -146,7 +146,7 @@ def segment(
         client_peak_bytes=client_bytes,
         worker_peak_bytes=worker_bytes,
         summary=summary,
-        plan=Plan.from_json(store.get("plan.json")),
+        plan=Plan.from_json(store.get(PLAN)),
         reports=reports,
     )
 
