@@ -1,5 +1,6 @@
 """The chart as it is rendered: linted, scored, and refusing what makes no sense."""
 
+import re
 import shutil
 import subprocess
 
@@ -83,6 +84,44 @@ def test_another_image_makes_another_dask_cluster_behind_the_same_service(helm):
         return cluster["metadata"]["name"]
 
     assert of() == of("--set", "dask.maximum=9") != of("--set", "image.tag=other")
+
+
+def test_the_quick_start_needs_no_operator_but_dasks(helm, tmp_path):
+    """The values of docs/kubernetes.md, as they stand there."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    (values,) = re.findall(r"^cat > values.yaml <<END\n(.*?)^END$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "values.yaml").write_text(values)
+    found = documents(helm, "--values", str(tmp_path / "values.yaml"))
+    assert not NEED_OPERATORS & {document["kind"] for document in found}
+    assert {"s3://slides/in", "s3://results", "eu-central-1"} <= set(strings_in(found))
+    secrets = {document["metadata"]["name"] for document in found if document["kind"] == "Secret"}
+    asked = {source["secretRef"]["name"] for source in dicts_in(found) if "secretRef" in source}
+    assert asked <= secrets | {"store"}, "the only one that the page makes"
+
+
+def dicts_in(found):
+    """Every mapping in documents, at any depth."""
+    if isinstance(found, dict):
+        yield found
+    for inner in found.values() if isinstance(found, dict) else found if isinstance(found, list) else ():
+        yield from dicts_in(inner)
+
+
+def strings_in(found):
+    return [value for mapping in dicts_in(found) for value in mapping.values() if isinstance(value, str)]
+
+
+@pytest.mark.parametrize("setting", ["prefect.server.databaseSecret=database", "noticeUrl=https://a.example"])
+def test_prefects_server_reaches_its_database_and_who_gets_notices(helm, setting):
+    def ports(*words):
+        policies = [one for one in documents(helm, *words) if one["metadata"]["name"] == "microtome-server"]
+        rules = [rule for policy in policies for rule in policy["spec"]["egress"]]
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    on = ("--set", "networkPolicy.enabled=true")
+    assert ports(*on) == set()
+    assert ports(*on, "--set", setting) == {5432, 443}
+    assert ports(*on, "--set", setting, "--set", "networkPolicy.server[0].ports[0].port=6432") == {6432}
 
 
 NEED_OPERATORS = {"ExternalSecret", "PodMonitor", "ServiceMonitor", "PrometheusRule"}
