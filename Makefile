@@ -27,7 +27,7 @@ train-test: train-env  ## trains a small model for some minutes; not part of mak
 	@MICROTOME_TRAIN_ENV=.train-env $(BIN)/pytest tests/train -o timeout=1800 $(ARGS)
 
 view: setup  ## results in a browser: serves the folder demo/ on this machine only (make view DIR=path)
-	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo)
+	@$(BIN)/python scripts/view.py $(if $(DIR),"$(DIR)",demo) $(ARGS)
 
 test: lint  ## checks, then every test that this machine can run (make test ARGS="-k seams")
 	@$(BIN)/pytest $(ARGS)
@@ -69,5 +69,5 @@ lock-bom: setup  ## the same for the list of packages in the image
 		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header $(ARGS) \
 		requirements-bom.in -o requirements-bom.lock
 
-clean:  ## removes .venv, caches and the demo
-	@rm -rf .venv .train-env .state demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean:  ## removes .venv, .train-env, caches and the demo; what a small lab keeps in .state stays
+	@rm -rf .venv .train-env demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -143,6 +143,7 @@ def up(lab: Lab) -> None:
     wait_for(f"http://127.0.0.1:{lab.intake_port}/readyz", lab, "intake")
     say(
         f"pages    {lab.pages}\n"
+        f"prefect  export PREFECT_API_URL={lab.pages}/api\n"
         f"intake   http://127.0.0.1:{lab.intake_port}/events, token in {lab.state / 'intake-token'}\n"
         f"slides   {lab.environment['MICROTOME_SOURCES']} -> {lab.environment['MICROTOME_OUTPUT']}\n"
         f"logs     {lab.state / 'logs'}        to stop: make down"

@@ -134,12 +134,13 @@ def set_limit(client: SyncPrefectClient, pool: str, at_once: int) -> None:
 
 def make_automations(client: SyncPrefectClient, notice_url: str | None) -> None:
     """Those of the file that are not there by name; notices only where there is an address for them."""
+    notice_id = notice_block(notice_url) if notice_url else None  # the address may be another one now
     for spec in yaml.safe_load(AUTOMATIONS.read_text()):
         notices = [action for action in spec["actions"] if action["type"] == "send-notification"]
-        if client.read_automations_by_name(spec["name"]) or (notices and not notice_url):
+        if client.read_automations_by_name(spec["name"]) or (notices and not notice_id):
             continue
         for action in notices:
-            action["block_document_id"] = notice_block(str(notice_url))
+            action["block_document_id"] = notice_id
         Automation.model_validate(spec).create()
 
 

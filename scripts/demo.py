@@ -24,7 +24,7 @@ from microtome.pipeline import result_uri
 from microtome.plan import Plan, make_plan
 from microtome.report.summary import Summary, read_summary
 from microtome.stages import publish
-from microtome.store import ResultStore
+from microtome.store import PLAN, ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
@@ -100,9 +100,9 @@ class Found(Enum):
 
 def found(store: ResultStore, plan: Plan) -> Found | None:
     """The finished result of this very plan, that of another one, or neither."""
-    if not store.exists("plan.json"):
+    if not store.exists(PLAN):
         return None
-    if Plan.from_json(store.get("plan.json")).fingerprint != plan.fingerprint:
+    if Plan.from_json(store.get(PLAN)).fingerprint != plan.fingerprint:
         return Found.ANOTHER
     return Found.DONE if store.is_closed(publish.NAME) else None
 
@@ -141,9 +141,8 @@ def show(store: ResultStore, summary: Summary, slide: str) -> None:
     result = os.path.relpath(store.uri)
     print(line)
     print(f"result {result}        report {result}/report/index.html")
-    print(
-        f"look   napari {result} · QuPath: drag tables/nuclei.geojson.gz onto the slide · browser: make view"
-    )
+    print(f"look   napari --plugin napari-ome-zarr {result}")
+    print("       QuPath: drag tables/nuclei.geojson.gz onto the slide · browser: make view")
 
 
 if __name__ == "__main__":

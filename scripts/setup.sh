@@ -65,7 +65,7 @@ uv=$(find_uv)
 "$uv" pip install --quiet --python "$PY" --compile-bytecode --require-hashes -r requirements.lock
 # The build tools are in the lock: nothing is fetched that has no hash.
 "$uv" pip install --quiet --python "$PY" --no-deps --no-build-isolation --editable .
-# numba kernels and the network, once: they would take some 20 s of the first run.
+# numba kernels, once: they would take some 20 s of the first run.
 $PY -m microtome.warmup
 fingerprint >"$STAMP"
 version=$($PY -c 'import platform; print(platform.python_version())')

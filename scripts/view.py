@@ -89,7 +89,8 @@ def main() -> None:
     try:
         server = serve(folder, options.port)
     except OSError as error:
-        parser.error(f"port {options.port} cannot be used ({error.strerror}); --port 0 takes a free one")
+        free = 'make view ARGS="--port 0"'
+        parser.error(f"port {options.port} cannot be used ({error.strerror}); a free one: {free}")
     address = f"http://127.0.0.1:{server.server_port}"
     print(f"{folder} is at {address}/ for this machine's browsers; Ctrl-C ends it", flush=True)
     for result in sorted(folder.glob("*.ome.zarr")):
