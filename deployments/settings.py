@@ -40,7 +40,7 @@ class Settings:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings":
-        """From MICROTOME_* and Prefect's own variables; docs/s3.md lists them.
+        """From MICROTOME_* and Prefect's own variables; docs/small-lab.md lists them.
 
         Raises
         ------

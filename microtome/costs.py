@@ -52,6 +52,13 @@ class Costs:
     worker_bytes: int
     """Peak memory of one worker."""
 
+    @property
+    def duration(self) -> str:
+        """The seconds for people: `75 s`, `18 min`, `2.4 h`."""
+        if self.seconds < 90:
+            return f"{self.seconds:.0f} s"
+        return f"{self.seconds / 60:.0f} min" if self.seconds < 5400 else f"{self.seconds / 3600:.1f} h"
+
 
 def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
     """What the plan will take on a machine of so many cores of that kind.

@@ -31,13 +31,7 @@ def inspect_slide(uri: str, options: Options) -> str:
             f"pixels     {plan.pixels_in_words}",
             f"a run      {costs.shards:,} shards, {costs.shards_with_tissue:,} with tissue; "
             f"{costs.tiles:,} tiles, {costs.network_px / 1e6:,.0f} MP for the network; "
-            f"about {_duration(costs.seconds)} on this machine ({cores()} cores), "
+            f"about {costs.duration} on this machine ({cores()} cores), "
             f"{costs.disk_bytes / 1e9:,.2g} GB, peak {costs.worker_bytes / 1e9:.1f} GB a worker",
         ]
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

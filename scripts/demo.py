@@ -17,6 +17,8 @@ from drawn_slide import Truth, draw_slide, score, truth_path
 from drawn_slide.file import TILE_PX
 
 from microtome.console import ProgressView
+from microtome.costs import estimate
+from microtome.cpu import cores, machine_record
 from microtome.errors import MicrotomeError
 from microtome.export import TABLE
 from microtome.options import Options
@@ -25,6 +27,7 @@ from microtome.plan import Plan, make_plan
 from microtome.report.summary import Summary, read_summary
 from microtome.stages import publish
 from microtome.store import PLAN, ResultStore
+from microtome.testing import verify_result
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
@@ -66,7 +69,13 @@ def main() -> int:
         print(sentence(plan), flush=True)
         # What is drawn here can be made again; what was found on a real slide is not thrown away.
         overwrite = options.again or there is Found.ANOTHER
-        show(store, run_flow(slide, overwrite=overwrite), slide)
+        summary = run_flow(slide, overwrite=overwrite)
+        verification = verify_result(store.uri)
+        if not verification.ok:
+            print(verification, file=sys.stderr)
+            return 1
+        print(f"verified: {len(verification.passed)} checks")
+        show(store, summary, slide)
     except MicrotomeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -110,9 +119,11 @@ def found(store: ResultStore, plan: Plan) -> Found | None:
 def sentence(plan: Plan) -> str:
     with_tissue = sum(plan.tissue_mask.touches(shard.window) for shard in plan.grid)
     share = plan.tissue.area_px / (plan.height_px * plan.width_px)
+    costs = estimate(plan, machine_record().instruction_set, cores())
     return (
         f"plan   {len(plan.grid)} shards, {with_tissue} with tissue ({share:.0%} of the slide); "
-        f"{plan.model.name} {plan.model.version} in {plan.model.precision}"
+        f"{plan.model.name} {plan.model.version} in {plan.model.precision}; "
+        f"about {costs.duration}, {costs.disk_bytes / 1e9:.2g} GB"
     )
 
 
