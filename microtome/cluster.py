@@ -2,9 +2,9 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache, partial
@@ -81,22 +81,12 @@ class Cluster:
         The first error is raised, once tasks of the others that have begun have ended: nothing is written
         any more. What has not begun is cancelled.
         """
-        with self._beside.at_work(len(works)):
-            if len(works) == 1:
-                works[0]()
-                return
-            try:
-                with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
-                    calls = [threads.submit(copy_context().run, self._do, work) for work in works]
-                    try:
-                        for call in futures.as_completed(calls):
-                            call.result()
-                    except BaseException as error:
-                        self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
-                        raise
-            except Exception:
-                self._await_workers()
-                raise
+        try:
+            with self._beside.at_work(len(works)):
+                self._do_all(works)
+        except Exception:
+            self._await_workers()
+            raise
 
     def say_done(self, *things: Hashable) -> None:
         """Let go whatever waits for these things in the same `at_once`."""
@@ -162,7 +152,7 @@ class Cluster:
                     raise RuntimeError(f"{name} waits for what nobody is left to do")
         finally:
             self._running -= mine
-            self._client.cancel([future for future in mine if not future.done()], force=True)
+            self._cancel(mine)
 
     def _submit[T](
         self, work: Callable[..., T], calls: Mapping[str, tuple[Any, ...]], priority: Mapping[str, float]
@@ -177,8 +167,21 @@ class Cluster:
         )
         self._running.update(tasks)
         if self._beside.is_stopped:  # meanwhile: `_stop` may not have seen these
-            self._client.cancel(tasks, force=True)
+            self._cancel(tasks)
         return tasks
+
+    def _do_all(self, works: Sequence[Callable[[], object]]) -> None:
+        if len(works) == 1:
+            works[0]()
+            return
+        with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
+            calls = [threads.submit(copy_context().run, self._do, work) for work in works]
+            try:
+                for call in futures.as_completed(calls):
+                    call.result()
+            except BaseException as error:
+                self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
+                raise
 
     def _do(self, work: Callable[[], object]) -> None:
         work()  # if it fails, `at_once` stops those that wait
@@ -188,17 +191,22 @@ class Cluster:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
         self._beside.stop()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
-        left = [future for future in tuple(self._running) if future.key not in begun and not future.done()]
+        self._cancel([future for future in tuple(self._running) if future.key not in begun])
+
+    def _cancel(self, tasks: Iterable["Future[Any]"]) -> None:
+        left = [future for future in tasks if not future.done()]
         self._cancelled.update(future.key for future in left)
         self._client.cancel(left, force=True)
 
     def _await_workers(self) -> None:
-        """Until no worker is at work on what was cancelled: it may have begun on its way there."""
+        """Until no worker is at work on what was cancelled: it would write into another's result."""
         end_s = time.monotonic() + END_WITHIN_S
-        while self._cancelled and time.monotonic() < end_s:
-            at_work = self._client.run(_keys_at_work, on_error="ignore").values()
-            self._cancelled.intersection_update(set().union(*at_work))
-            time.sleep(LOOK_EVERY_S)
+        with suppress(OSError, TimeoutError):  # nobody can be asked: what went wrong is told already
+            while self._cancelled and time.monotonic() < end_s:
+                at_work = self._client.run(_keys_at_work, on_error="ignore").values()
+                self._cancelled.intersection_update(set().union(*at_work))
+                time.sleep(LOOK_EVERY_S)
+        self._cancelled.clear()
 
 
 def _keys_at_work(dask_worker: Worker) -> set[Any]:

@@ -21,7 +21,7 @@ from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
 from microtome.store import PLAN, ResultStore, is_published, result_uri
 
-__all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "steps_of"]
+__all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "state_of", "steps_of"]
 
 
 class State(StrEnum):
@@ -61,28 +61,45 @@ def prepare(
     plan = make_plan(slide_uri, options)
     run = Run(plan, ResultStore(result_uri(slide_uri, folder)), claim=claim or Claim())
     store = run.store
-    state = State.NEW
-    if store.exists(PLAN):
-        there = _plan_in(store)
-        is_same = there is not None and there.fingerprint == plan.fingerprint
-        is_done = store.is_closed(stages.publish.NAME)
-        if overwrite and (is_done or not is_same):
-            store.remove()
-        elif not is_same:
-            differences = there.differences(plan) if there else "its plan.json cannot be read"
-            raise ResultOfAnotherPlan(store.uri, differences)
-        elif is_done and stages.publish.is_whole(store):
-            stages.publish.tidy(run)
-            state = State.DONE
-        else:
-            state = State.RESUMED
-    elif store.keys():
-        raise NotOurFolder(store.uri)
-    if state is not State.DONE:
+    try:
+        state = state_of(store, plan)
+    except ResultOfAnotherPlan:
+        if not overwrite:
+            raise
+        state = State.DONE  # and to be replaced like one of this plan
+    if state is State.DONE and overwrite:
+        store.remove()
+        state = State.NEW
+    if state is State.DONE:
+        stages.publish.tidy(run)
+    else:
         store.reopen_stage(stages.publish.NAME, ())
         store.clean()
         store.put(PLAN, plan.to_json())
     return Prepared(run, state, _version(plan.slide.uri))
+
+
+def state_of(store: ResultStore, plan: Plan) -> State:
+    """What a run of the plan finds there; RESUMED also where a finished result has lost files.
+
+    Raises
+    ------
+    ResultOfAnotherPlan
+        If a result of another plan is there.
+    NotOurFolder
+        If something else is.
+    """
+    if not store.exists(PLAN):
+        if store.keys():
+            raise NotOurFolder(store.uri)
+        return State.NEW
+    there = _plan_in(store)
+    if there is None:
+        raise ResultOfAnotherPlan(store.uri, "its plan.json cannot be read")
+    if there.fingerprint != plan.fingerprint:
+        raise ResultOfAnotherPlan(store.uri, there.differences(plan))
+    is_done = store.is_closed(stages.publish.NAME) and stages.publish.is_whole(store)
+    return State.DONE if is_done else State.RESUMED
 
 
 def _plan_in(store: ResultStore) -> Plan | None:

@@ -8,6 +8,7 @@ and in float they would take a quarter of the whole time. The scores stand in th
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,8 @@ def quantize(model_folder: Path, images: Path, out: Path, split: Path | None = N
     NoLabelledImages
         If images are missing or cannot be read.
     """
-    try:
-        import nncf  # noqa: F401  # before anything is written
-    except ImportError as error:
-        raise MissingExtra("making an int8 twin", extra="quantize") from error
+    if find_spec("nncf") is None:  # before anything is written
+        raise MissingExtra("making an int8 twin", extra="quantize")
     card = read_card(model_folder)
     train, _ = find_images(images, split)
     exact = checked_ir(model_folder, card.ir(Precision.F32))

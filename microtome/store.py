@@ -33,6 +33,8 @@ PUBLISHED = "publish"
 MANIFEST = "manifest"
 PLAN = "plan.json"
 """The key by which a folder is known as ours: the first to be written, the last to go."""
+PARTS = "parts"
+"""Folder of what shards leave for each other; gone when a result is finished."""
 LISTED_DEPTH = 2
 """Parts of a key that name the folder which is listed to find its size: `0/c`, `labels/nuclei`."""
 
@@ -201,6 +203,13 @@ class ResultStore:
             for shard in sorted(recorded)
             if all(sizes.get(key.key) == key.bytes for key in recorded[shard].keys)
         }
+
+    def lasting(self) -> dict[str, KeyRecord]:
+        """The record of every key that a finished result has, by key."""
+        records = (
+            key for stage in self.stages() for report in self.recorded(stage).values() for key in report.keys
+        )
+        return {record.key: record for record in records if not record.key.startswith(f"{PARTS}/")}
 
     def close_stage(self, stage: str, reports: Sequence[ShardReport]) -> None:
         """Put all reports of a complete stage into one file, in place of one a shard."""

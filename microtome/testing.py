@@ -28,8 +28,6 @@ from microtome.slides import jpeg
 from microtome.slides.tiled import UndecodableTile
 from microtome.store import MANIFEST, PLAN, ResultStore
 
-PARTS = "parts/"
-"""What shards leave for each other; gone when a result is finished."""
 LAST_STAGE = "publish"
 MOST_FAULTS = 20
 """Faults of one check that are told one by one."""
@@ -127,13 +125,7 @@ def _run(checks: list[Check]) -> _Outcome:
 
 def _file_checks(store: ResultStore, plan: Plan) -> list[Check]:
     stages = store.stages()
-    records = {
-        key.key: key
-        for stage in stages
-        for report in store.recorded(stage).values()
-        for key in report.keys
-        if not key.key.startswith(PARTS)
-    }
+    records = store.lasting()
     sizes = store.sizes()
     documents = metadata(plan)
     return [

@@ -8,7 +8,6 @@ import argparse
 import os
 import sys
 import time
-from enum import Enum, auto
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +18,13 @@ from drawn_slide.file import TILE_PX
 from microtome.console import ProgressView
 from microtome.costs import estimate
 from microtome.cpu import cores, machine_record
-from microtome.errors import MicrotomeError
+from microtome.errors import MicrotomeError, ResultOfAnotherPlan
 from microtome.export import TABLE
 from microtome.options import Options
-from microtome.pipeline import result_uri
+from microtome.pipeline import State, result_uri, state_of
 from microtome.plan import Plan, make_plan
 from microtome.report.summary import Summary, read_summary
-from microtome.stages import publish
-from microtome.store import PLAN, ResultStore
+from microtome.store import ResultStore
 from microtome.testing import verify_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,18 +55,23 @@ def main() -> int:
         slide = options.slide or str(drawn(options.size_px))
         plan = make_plan(slide, Options())
         store = ResultStore(result_uri(slide, str(FOLDER)))
-        there = None if options.again else found(store, plan)
-        if there is Found.DONE:
+        overwrite = options.again
+        try:
+            is_done = state_of(store, plan) is State.DONE and not overwrite
+        except ResultOfAnotherPlan:
+            if options.slide and not overwrite:
+                again = f'make demo SLIDE="{slide}" ARGS=--again'
+                print(
+                    f"error: {store.uri} holds a result of another plan; replace it: {again}", file=sys.stderr
+                )
+                return 2
+            # What is drawn here can be made again; what was found on a real slide is not thrown away.
+            is_done, overwrite = False, True
+        if is_done:
             show(store, read_summary(store), slide)
             print("it was done already; to do it again: make demo ARGS=--again")
             return 0
-        if there is Found.ANOTHER and options.slide:
-            again = f'make demo SLIDE="{slide}" ARGS=--again'
-            print(f"error: {store.uri} holds a result of another plan; replace it: {again}", file=sys.stderr)
-            return 2
         print(sentence(plan), flush=True)
-        # What is drawn here can be made again; what was found on a real slide is not thrown away.
-        overwrite = options.again or there is Found.ANOTHER
         summary = run_flow(slide, overwrite=overwrite)
         verification = verify_result(store.uri)
         if not verification.ok:
@@ -98,22 +101,6 @@ def drawn(size_px: int) -> Path:
         flush=True,
     )
     return path
-
-
-class Found(Enum):
-    """What lies where the result is to be."""
-
-    DONE = auto()
-    ANOTHER = auto()
-
-
-def found(store: ResultStore, plan: Plan) -> Found | None:
-    """The finished result of this very plan, that of another one, or neither."""
-    if not store.exists(PLAN):
-        return None
-    if Plan.from_json(store.get(PLAN)).fingerprint != plan.fingerprint:
-        return Found.ANOTHER
-    return Found.DONE if store.is_closed(publish.NAME) else None
 
 
 def sentence(plan: Plan) -> str:

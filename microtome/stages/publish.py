@@ -21,12 +21,11 @@ from microtome.slides import BadTile, OnBadTile, open_slide
 from microtome.stages.run import Run, drop_network
 from microtome.stages.stitch import read_nuclei_parts, stats_key
 from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
-from microtome.store import PLAN, ResultStore
+from microtome.store import PARTS, PLAN, ResultStore
 
 NAME = "publish"
 STAGES = ("chunk", "infer", "stitch", "pyramid", "export", NAME)
 """Order in which the report shows them."""
-PARTS = "parts"
 
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
@@ -38,14 +37,8 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
 
 def is_whole(store: ResultStore) -> bool:
     """Whether a finished result still has all its keys: a crash of the machine may leave some empty."""
-    records = (report for stage in store.stages() for report in store.recorded(stage).values())
     sizes = store.sizes()
-    return all(
-        sizes.get(key.key) == key.bytes
-        for report in records
-        for key in report.keys
-        if not key.key.startswith(f"{PARTS}/")
-    )
+    return all(sizes.get(key) == record.bytes for key, record in store.lasting().items())
 
 
 def tidy(run: Run) -> None:

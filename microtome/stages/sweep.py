@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from microtome import metrics
@@ -204,7 +204,7 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
         tile_s=tuple(tally.tile_s),
         parts_s=tally.parts_s,
         keys=tuple(tally.keys),
-        bad_tiles=tuple(sorted((t.level, t.index, t.y_px, t.x_px) for t in tally.bad_tiles)),
+        bad_tiles=tuple(astuple(tile) for tile in sorted(tally.bad_tiles)),
     )
     if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":
         stop_if_abandoned()

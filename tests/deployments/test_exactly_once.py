@@ -239,12 +239,14 @@ def test_a_failed_run_is_told_of_with_its_reason(up, api, notices, tmp_path):
     assert f"{tmp_path / 'nothing.svs'}: no such file" in text
 
 
-def test_another_address_of_notices_is_taken_over_by_the_next_start(up, api, tmp_path):
+def test_another_address_of_notices_is_taken_over_by_the_next_start(up, api, notices, tmp_path):
     lab, other = up[0], Notices()
     try:
         installation.register(replace(lab, given={**lab.given, "MICROTOME_NOTICE_URL": other.url}))
         run = api.start("segment-slide/on-demand", slide=str(tmp_path / "no.svs"), output=str(tmp_path))
-        until(lambda: told_of(other, "segment-slide failed", run), 120)
+        (text,) = until(lambda: told_of(other, "segment-slide failed", run), 120)
+        assert f"{tmp_path / 'no.svs'}: no such file" in text
+        assert told_of(notices, "segment-slide failed", run) == []
     finally:
         installation.register(lab)
         other.stop()
