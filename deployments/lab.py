@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import certifi
 import httpx
 
+from deployments import begin
 from deployments.settings import number
 from microtome import forks
 from microtome.cpu import cores
@@ -27,6 +29,7 @@ from microtome.errors import MicrotomeError, OptionError
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 180.0
 STOPS_WITHIN_S = 20.0
+AUTHORITY = "one-authority.pem"
 POOL = "slides"
 QUEUES = {"segment": 1, "chores": None}
 """Runs at once by queue: a slide takes the whole machine."""
@@ -88,6 +91,9 @@ class Lab:
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
             # Runs that died are found by their silence (automations.yaml).
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            # Connections are plain http here. Still each client of Prefect's loads certifi's authorities,
+            # 17 ms, eleven times a run: it gets a file with one of them.
+            "PREFECT_API_SSL_CERT_FILE": str(self.state / AUTHORITY),
             "DASK_CONFIG": str(ROOT / "microtome" / "dask.yaml"),
             "MICROTOME_SCHEDULER": self.scheduler,
             "MICROTOME_SOURCES": str(self.state / "slides"),
@@ -102,6 +108,7 @@ class Lab:
         ours = {
             # Never a server that the shell happens to know: the deployments would be registered there.
             "PREFECT_API_URL": f"{self.pages}/api",
+            begin.VARIABLE: str(self.state / "run" / "starter"),
             # A run is started as `python`.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{self.given.get('PATH', os.defpath)}",
         }
@@ -126,6 +133,7 @@ class Lab:
                 *("--preload", "microtome.preload", "--local-directory", str(self.state / "dask")),
                 "--no-dashboard",
             ],
+            "starter": [python, "-m", "deployments.starter"],
             "worker": [*prefect, "worker", "start", "--pool", POOL, "--type", "process"],
             "intake": [python, "-m", "deployments.intake", "--port", str(self.intake_port)],
             "exporter": [python, "-m", "deployments.exporter", "--port", str(self.exporter_port)],
@@ -167,12 +175,15 @@ def run(lab: Lab, name: str) -> None:
 
 
 def prepare(lab: Lab) -> None:
-    """Folders, and a token that only the owner can read."""
+    """Folders, the authority, and a token that only the owner can read."""
     for folder in ("prefect", "logs", "run", "dask"):
         (lab.state / folder).mkdir(parents=True, exist_ok=True)
     for place in (*lab.environment["MICROTOME_SOURCES"].split(","), lab.environment["MICROTOME_OUTPUT"]):
         if place.strip().startswith(str(lab.state)):
             Path(place.strip()).mkdir(parents=True, exist_ok=True)
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----")
+    if not (lab.state / AUTHORITY).exists():
+        (lab.state / AUTHORITY).write_text(f"{first}{end}\n")
     token = lab.state / "intake-token"
     if not token.exists():
         with os.fdopen(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:

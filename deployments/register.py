@@ -31,6 +31,8 @@ SEGMENT = "segment"
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 NOTICE = "microtome-notice"
 RESULTS = "microtome-results"
+BEFORE = (None, "", "python -m prefect.engine")
+"""Commands of a pool that nobody has chosen: Prefect's, and ours of earlier versions."""
 
 
 def main() -> None:
@@ -102,11 +104,12 @@ def started_by_one_process(template: dict[str, Any]) -> dict[str, Any]:
     """A process pool's template with the command that a run starts with, unless somebody has said another.
 
     Left to itself the worker starts a process that looks for the flow's folder and its dependencies, and
-    that a second one: Prefect is imported twice before a run has begun.
+    that a second one: Prefect is imported twice before a run has begun. With ours, once, before all runs.
     """
     template = copy.deepcopy(template)
     command = template["variables"]["properties"]["command"]
-    command["default"] = command.get("default") or "python -m prefect.engine"
+    if command.get("default") in BEFORE:
+        command["default"] = "python -m deployments.begin"
     return template
 
 

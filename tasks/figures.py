@@ -4,6 +4,9 @@ The process of a run is gone before anything could scrape it. Its flow run stays
 written there, and `deployments/exporter.py` shows them to Prometheus.
 """
 
+import time
+
+import httpx
 from prefect import get_client
 from prefect.runtime import flow_run
 
@@ -13,6 +16,9 @@ from microtome.stages.run import Run
 from tasks.labels import CPU, PREFIX, SECONDS
 
 type Figure = str | int | float
+
+AGAIN_AFTER_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+UNAVAILABLE = 503
 
 
 def of_plan(plan: Plan) -> dict[str, Figure]:
@@ -47,5 +53,25 @@ def of_result(run: Run, summary: Summary) -> dict[str, Figure]:
 def write_figures(figures: dict[str, Figure]) -> None:
     """Add them to the labels of the flow run that is going on."""
     labels = {f"{PREFIX}{name}": figure for name, figure in figures.items()}
+    hasty = {"event_hooks": {"response": [raise_if_unavailable]}}
+    for wait_s in AGAIN_AFTER_S:
+        try:
+            with get_client(sync_client=True, httpx_settings=hasty) as client:
+                client.update_flow_run_labels(flow_run.id, labels)
+            return
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != UNAVAILABLE:
+                raise
+        time.sleep(wait_s)
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(flow_run.id, labels)
+
+
+def raise_if_unavailable(response: httpx.Response) -> None:
+    """Before Prefect's client waits, which is two seconds the first time.
+
+    On SQLite its server answers 503 at once if anybody has written between its look at the labels and its
+    change of them. At the end of a stage, when the stage's events are written, that is one time in two.
+    """
+    if response.status_code == UNAVAILABLE:
+        response.raise_for_status()

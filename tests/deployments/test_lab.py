@@ -91,13 +91,18 @@ def test_a_new_version_of_a_key_makes_a_result_of_its_own(lab, api, bucket, slid
 
 def test_two_slides_at_once_follow_each_other(lab, api, bucket, slides):
     keys = ["in/two/a.tif", "in/two/b.tif"]
+    queue, before = "/work_pools/slides/queues/segment", len(api.runs("on-upload"))
+    # Until there are both: the first would be finished before.
+    api.request("PATCH", queue, {"is_paused": True})
     bucket.put_object(Bucket="slides", Key=keys[0], Body=slides(10))
     multipart(bucket, keys[1], slides(11))
+    until(lambda: len(api.runs("on-upload")) == before + 2, 120, "two runs")
+    api.request("PATCH", queue, {"is_paused": False})
     found = finished(api, *keys)
     assert [run["state"]["type"] for run in found] == ["COMPLETED"] * 2
     assert all(verified(lab, run) for run in found)
     first, second = sorted(found, key=lambda run: run["start_time"])
-    assert second["created"] < first["end_time"] <= second["start_time"], "it waited"
+    assert first["end_time"] <= second["start_time"], "it waited"
 
 
 def multipart(bucket, key, body):
@@ -140,7 +145,18 @@ def test_a_run_starts_as_one_process_unless_somebody_wants_it_otherwise(lab, api
     own = "nice python -m prefect.engine"
     assert command_after_registering(own) == own
     # As Prefect makes pools, and as ours were made once.
-    assert command_after_registering(None) == "python -m prefect.engine"
+    for before in (None, "python -m prefect.engine"):
+        assert command_after_registering(before) == "python -m deployments.begin"
+
+
+def test_runs_are_forked_from_the_starter(lab, api):
+    # After the first tests' uploads, that is.
+    both = api.runs("on-upload") + api.runs("nightly")
+    runs = sum(run["state"]["type"] == "COMPLETED" for run in both)
+    forked = (lab.state / "logs" / "starter.log").read_text().count("for a run")
+    log = (lab.state / "logs" / "worker.log").read_text()
+    assert forked >= runs > 0
+    assert "process of its own" not in log
 
 
 def test_submit_prints_the_address_of_its_run_and_ends_as_it_ends(lab, slides, tmp_path):
