@@ -181,8 +181,8 @@ def prepare(lab: Lab) -> None:
     for place in (*lab.environment["MICROTOME_SOURCES"].split(","), lab.environment["MICROTOME_OUTPUT"]):
         if place.strip().startswith(str(lab.state)):
             Path(place.strip()).mkdir(parents=True, exist_ok=True)
-    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----")
     if not (lab.state / AUTHORITY).exists():
+        first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----")
         (lab.state / AUTHORITY).write_text(f"{first}{end}\n")
     token = lab.state / "intake-token"
     if not token.exists():

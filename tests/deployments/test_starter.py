@@ -14,9 +14,10 @@ import psutil
 import pytest
 from prefect.settings import get_current_settings
 
+from deployments import starter as starter_module
 from deployments.begin import reached
+from deployments.imported import Asked, Imported
 from deployments.lab import ROOT
-from deployments.starter import Asked, Imported
 from tests.waiting import until
 
 BECOMES_CODE = """
@@ -299,9 +300,7 @@ def test_what_has_changed_on_the_disk_is_imported_anew(tmp_path):
 
 
 def test_it_looks_after_our_modules_and_knows_its_interpreter():
-    ours = {
-        str(ROOT / path)
-        for path in ("flows/segment.py", "tasks/infer.py", "microtome/plan.py", "deployments/starter.py")
-    }
+    paths = ("flows/segment.py", "tasks/infer.py", "microtome/plan.py")
+    ours = {starter_module.__file__, *(str(ROOT / path) for path in paths)}
     assert ours <= Imported.here().written_ns.keys()
     assert Imported.here().lacks(Asked("/usr/bin/python", "/", 0, {})) == "/usr/bin/python"
