@@ -18,6 +18,7 @@ from microtome.cpu import choose_precision, machine_record
 from microtome.errors import AbsurdResolution, NoResolution, OptionError
 from microtome.grid import Grid, Scale, Window
 from microtome.model import ModelCard, Precision, find_model, read_card
+from microtome.network import EngineName, engine_of
 from microtome.options import BadTileOption, Options, PixelsOption
 from microtome.pyramid import levels_of
 from microtome.slides import BadTiles, OnBadTile, Slide, open_slide
@@ -35,8 +36,11 @@ MOST_ZOOM = 4
 """Slides finer or coarser than the model by more than this are refused: nothing of what the
 network learnt would be left."""
 
-CORE_PX: dict[Precision, int] = {Precision.F32: 1024, Precision.BF16: 1408, Precision.INT8: 2048}
-"""Longest side of a tile's core: as large as a worker of 2 GB can hold, for the halo's share falls."""
+OPENVINO_CORE_PX = {Precision.F32: 1024, Precision.BF16: 1408, Precision.INT8: 2048}
+"""Longest side of a tile's core, by what OpenVINO computes in: as large as a worker of 2 GB can hold, for
+the halo's share falls."""
+UNET_CORE_PX = 2048
+"""The same for `unet`, which takes less than half of OpenVINO's memory for a tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,12 @@ class ModelRecord:
     """Pixel value that the network sees as 0."""
     high: float
     """Pixel value that the network sees as 1."""
+    engine: EngineName = EngineName.OPENVINO
+
+    @property
+    def core_px(self) -> int:
+        """Longest side of a tile's core, network px."""
+        return UNET_CORE_PX if self.engine is EngineName.UNET else OPENVINO_CORE_PX[self.precision]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +261,7 @@ def make_plan(uri: str, options: Options) -> Plan:
             ),
             scale=scale_for(slide.uri, mpp, card, shard_px),
             shard_px=shard_px,
-            core_px=CORE_PX[model.precision],
+            core_px=model.core_px,
             halo_px=card.halo_px,
             align_px=card.align_px,
             ngff=options.ngff,
@@ -294,6 +304,7 @@ def _model_record(card: ModelCard, folder: Path, options: Options, limits: Stain
         grid=card.grid,
         low=limits.low,
         high=limits.high,
+        engine=engine_of(folder, precision),
     )
 
 

@@ -2,8 +2,8 @@
 
     python -m microtome.warmup
 
-Segments a small field of drawn blobs and throws the result away; setup and the container image
-run it. What is compiled lies beside the package.
+Segments a small field of drawn blobs and throws the results away, by OpenVINO and by the kernels that
+compute f32; setup and the container image run it. What is compiled lies beside the package.
 """
 
 import tempfile
@@ -32,10 +32,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="microtome-warmup-") as folder:
         field = Path(folder) / "field.png"
         draw_field(field)
-        options = Options(mpp=0.25, shard_px=512)
-        prepared = prepare(str(field), folder, options)
         with connect(ClusterSpec(workers=1)) as cluster:
-            finish(prepared, cluster, lambda progress: None)
+            for precision in ("int8", "f32"):
+                options = Options(mpp=0.25, shard_px=512, precision=precision)
+                prepared = prepare(str(field), str(Path(folder) / precision), options)
+                finish(prepared, cluster, lambda progress: None)
 
 
 if __name__ == "__main__":

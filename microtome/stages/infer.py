@@ -70,6 +70,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
                 align_px=run.plan.align_px,
             )
             found.append(_on_tissue(run, candidates))
+            del prob, dist  # else they were still there beside those of a larger tile
         tally.tiles += 1
         tally.pixels += pixels[0].size
         tally.tile_s.append(read_s + time.perf_counter() - began)

@@ -1,0 +1,163 @@
+"""A U-Net on tiles: its kernels called layer by layer, each for the px that the tile's core needs."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from threading import Lock
+
+import numpy as np
+
+from microtome.arrays import Floats, Pixels
+from microtome.grid import Sides, Window
+from microtome.unet import kernels
+from microtome.unet.kernels import Corners, Map, aligned
+from microtome.unet.layers import Convolution, Seen, layers_of
+from microtome.unet.windows import NOTHING, QUAD, Layout, Place, lay_out
+
+
+class Unet:
+    """A network ready to run on tiles of any shape; for one thread at a time."""
+
+    def __init__(
+        self,
+        convolutions: tuple[Convolution, ...],
+        *,
+        grid_px: int,
+        halo_px: int,
+        limits: tuple[float, float],
+        threads: int,
+    ) -> None:
+        """
+        Parameters
+        ----------
+        convolutions
+            From `read_unet`, which checks what is taken for granted here.
+        grid_px
+            Px of the image per px of the heads.
+        halo_px
+            Context that a tile has on its trimmed sides.
+        limits
+            As for `set_limits`.
+        threads
+            That a tile is computed with.
+        """
+        self.trimmed_px = halo_px // (2 * grid_px) * (2 * grid_px)
+        """Px of the image that the heads lack on each trimmed side of the tile."""
+        self._convolutions, self._layers = convolutions, layers_of(convolutions)
+        self._grid_px, self._threads = grid_px, threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="unet") if threads > 1 else None
+        self._maps = self._heads = aligned(0)
+        self._idle = Lock()
+        self.set_limits(limits)
+
+    def set_limits(self, limits: tuple[float, float]) -> None:
+        """Pixel values seen as 0 and as 1 from now on."""
+        low, high = np.float32(limits[0]), np.float32(limits[1])
+        self._values = (np.arange(256, dtype=np.float32) - low) / (high - low)
+
+    def run(self, planes: Pixels, trimmed: Sides) -> Floats:
+        """The heads over a tile, as of `Engine`.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is at it.
+        """
+        if not self._idle.acquire(blocking=False):
+            raise RuntimeError("a network takes one tile at a time: load another one for this thread")
+        try:
+            return self._run(planes, trimmed)
+        finally:
+            self._idle.release()
+
+    def _run(self, planes: Pixels, trimmed: Sides) -> Floats:
+        image = Window(0, 0, *planes.shape[1:])
+        heads = Window(0, 0, *(side // self._grid_px for side in planes.shape[1:]))
+        core = heads.shrink(self.trimmed_px // self._grid_px, trimmed)
+        layout = lay_out(self._convolutions, image, core)
+        if len(self._maps) < layout.size:
+            self._maps = aligned(0)  # else both were there at once
+            self._maps = aligned(layout.size)
+        self._enter(layout, planes)
+        for index in range(2, len(layout.full) - 1):
+            self._convolve(layout, index)
+        return self._leave(layout, core).transpose(2, 0, 1)
+
+    def _enter(self, layout: Layout, planes: Pixels) -> None:
+        """The first two convolutions."""
+        first, second, *_ = self._layers
+        outputs = self._outputs(layout, 1)
+        self._in_parts(
+            layout.quads(1),
+            lambda part: kernels.enter(planes, self._values, first, second, part, *outputs),
+        )
+
+    def _convolve(self, layout: Layout, index: int) -> None:
+        layer = self._layers[index]
+        inputs, outputs = self._inputs(layout, index), self._outputs(layout, index)
+        if layout.is_deepest(index):
+            self._in_parts(
+                layout.full[index],
+                lambda part: kernels.convolve_directly(layer, inputs[0], part, outputs[0]),
+            )
+            return
+        self._in_parts(layout.quads(index), lambda part: kernels.convolve(layer, *inputs, part, *outputs))
+
+    def _leave(self, layout: Layout, core: Window) -> Floats:
+        """The last two convolutions: (y, x, n)."""
+        *_, layer, heads = self._layers
+        inputs = self._inputs(layout, len(self._layers) - 2)
+        size = core.area_px * len(self._convolutions[-1].bias)
+        if len(self._heads) < size:
+            self._heads = aligned(0)
+            self._heads = aligned(size)
+        found: Floats = self._heads[:size].reshape(core.height, core.width, -1)
+        quads = QUAD.to_network(core)
+        self._in_parts(
+            quads,
+            lambda part: kernels.convolve_heads(
+                layer, heads, *inputs, part, found[2 * (part[0] - quads.y0) :]
+            ),
+        )
+        return found
+
+    def _inputs(self, layout: Layout, index: int) -> tuple[Map, Map]:
+        """What a convolution sees of its own level and of the one below; any map where it sees nothing."""
+        maps = {
+            source.seen: self._map(layout.place_of(source)) for source in self._convolutions[index].sources
+        }
+        same = maps.get(Seen.SAME) or maps.get(Seen.POOLED) or self._map(None)
+        return same, maps.get(Seen.ENLARGED) or self._map(None)
+
+    def _outputs(self, layout: Layout, index: int) -> tuple[Map, Corners, Map, bool]:
+        """Where a convolution's full px go, and which quads these are; where pooled ones go, if any."""
+        full, pooled = (layout.places[index].get(seen) for seen in (Seen.SAME, Seen.POOLED))
+        for place in layout.places[index].values():
+            self._clear_border(place)
+        kept = _corners(QUAD.to_network(full.window if full else NOTHING))
+        return self._map(full), kept, self._map(pooled), pooled is not None
+
+    def _clear_border(self, place: Place) -> None:
+        """Zeros around a map, as a convolution sees them around the image."""
+        rows = self._maps[place.start : place.end].reshape(place.window.height + 2, place.row)
+        rows[[0, -1]] = 0
+        rows[:, : place.channels] = rows[:, -place.channels :] = 0
+
+    def _map(self, place: Place | None) -> Map:
+        if place is None:
+            return Map(self._maps, 0, 0, 0)
+        return Map(self._maps, place.at, place.row, place.channels)
+
+    def _in_parts(self, window: Window, kernel: Callable[[Corners], None]) -> None:
+        """The kernel on the whole window, by all threads."""
+        if self._pool is None:
+            kernel(_corners(window))
+            return
+        edges = np.linspace(window.y0, window.y1, self._threads + 1).astype(int).tolist()
+        parts = [(y0, window.x0, y1, window.x1) for y0, y1 in pairwise(edges)]
+        for _ in self._pool.map(kernel, parts):
+            pass
+
+
+def _corners(window: Window) -> Corners:
+    return window.y0, window.x0, window.y1, window.x1
