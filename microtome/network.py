@@ -124,14 +124,9 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
     OptionError
         If `limits` make no sense.
     """
-    import openvino as ov
-
     if not limits[0] < limits[1]:
         raise OptionError("limits", limits, "two pixel values, the lower one first")
-    card = read_card(folder)
-    xml, weights = checked_ir(folder, card.ir(precision))
-    with refusing(xml):
-        model = ov.Core().read_model(xml, weights)
+    with _read(folder, precision) as (card, model):
         unet = _unet(model, card, precision)
         if unet is None:
             return Network(
@@ -161,12 +156,7 @@ def engine_of(folder: Path, precision: Precision) -> EngineName:
     """
     if precision is not Precision.F32:
         return EngineName.OPENVINO
-    import openvino as ov
-
-    card = read_card(folder)
-    xml, weights = checked_ir(folder, card.ir(precision))
-    with refusing(xml):
-        model = ov.Core().read_model(xml, weights)
+    with _read(folder, precision) as (card, model):
         return EngineName.OPENVINO if _unet(model, card, precision) is None else EngineName.UNET
 
 
@@ -186,16 +176,23 @@ def macs_px(folder: Path, precision: Precision) -> float:
     PrecisionMissing
         If the model has no network for this precision.
     """
-    import openvino as ov
-
-    xml, weights = checked_ir(folder, read_card(folder).ir(precision))
-    with refusing(xml):
-        model = ov.Core().read_model(xml, weights)
+    with _read(folder, precision) as (_, model):
         model.reshape([1, 3, COUNTED_PX, COUNTED_PX])
     layers = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     # An output's size, times what goes into each of its numbers: (out, in, y, x) weights.
     macs = (prod(layer.get_output_shape(0)) * prod(layer.get_input_shape(1)[1:]) for layer in layers)
     return float(sum(macs)) / COUNTED_PX**2
+
+
+@contextmanager
+def _read(folder: Path, precision: Precision) -> "Iterator[tuple[ModelCard, openvino.Model]]":
+    """A model's card and its network; what OpenVINO says of it meanwhile is a fault of the network's file."""
+    import openvino as ov
+
+    card = read_card(folder)
+    xml, weights = checked_ir(folder, card.ir(precision))
+    with refusing(xml):
+        yield card, ov.Core().read_model(xml, weights)
 
 
 @contextmanager
