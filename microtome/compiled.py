@@ -1,5 +1,6 @@
 """A network as OpenVINO compiles it: any model, in any precision."""
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,15 +59,15 @@ class Compiled:
         self._request = compiled.create_infer_request()
         self.set_limits(limits)
 
-    def run(self, planes: Pixels, trimmed: Sides) -> Floats:
-        """The heads over a tile, as of `Engine`."""
+    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> tuple[Floats, Floats]:
+        """The heads over a tile, as of `Engine`; all distances."""
         import openvino as ov
 
         self._request.set_tensor(SIDES_INPUT, ov.Tensor(np.array(trimmed, np.int64)))
         self._request.set_tensor("image", ov.Tensor(planes[None], shared_memory=True))
         # Shared: else the binding copies all outputs, 140 MB for a tile of 2,240 px.
         heads: Floats = self._request.infer(share_outputs=True)["heads"][0]
-        return heads
+        return heads[-1], heads[:-1]
 
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""

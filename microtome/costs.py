@@ -12,15 +12,15 @@ from microtome.store import ResultStore
 
 CORE_MP_S: dict[InstructionSet, dict[Precision, float]] = {
     InstructionSet.AMX: {Precision.F32: 1.5, Precision.BF16: 8.0, Precision.INT8: 10.5},
-    InstructionSet.AVX512_BF16: {Precision.F32: 2.0, Precision.BF16: 2.2, Precision.INT8: 4.0},
+    InstructionSet.AVX512_BF16: {Precision.F32: 2.0, Precision.BF16: 2.2, Precision.INT8: 5.2},
     InstructionSet.AVX512_VNNI: {Precision.F32: 1.5, Precision.BF16: 0.7, Precision.INT8: 4.8},
     InstructionSet.AVX512: {Precision.F32: 1.5, Precision.INT8: 2.5},
     InstructionSet.AVX2_VNNI: {Precision.F32: 1.0, Precision.INT8: 3.2},
     InstructionSet.AVX2: {Precision.F32: 0.95, Precision.INT8: 1.7},
     InstructionSet.OTHER: {Precision.F32: 0.3, Precision.INT8: 0.3},
 }
-"""Network MP/s of one core, measured on he-nuclei; f32 by OpenVINO but for AVX512_BF16, so that it may take
-half of what is said."""
+"""Network MP/s of one core, measured on he-nuclei; f32 and int8 by OpenVINO but for AVX512_BF16, so that it
+may take half of what is said."""
 MEASURED_MACS_PX = 52_608.0
 """Of he-nuclei. Other networks are as much faster or slower as they compute less or more."""
 NUCLEI_CORE_MP_S = 25.0
@@ -36,9 +36,14 @@ STORED_BYTES_PX: dict[PixelsOption, tuple[float, float]] = {
 }
 """Bytes of a result per level-0 px of tissue and of glass, pyramid included, by what it keeps of the
 pixels. Glass takes nothing where the scanner left it white; noise makes it grow."""
-WORKER_BYTES = {Precision.F32: 1_400_000_000, Precision.BF16: 1_300_000_000, Precision.INT8: 1_100_000_000}
-"""By what OpenVINO computes in."""
-UNET_WORKER_BYTES = 900_000_000
+WORKER_BYTES = {
+    EngineName.OPENVINO: {
+        Precision.F32: 1_400_000_000,
+        Precision.BF16: 1_300_000_000,
+        Precision.INT8: 1_100_000_000,
+    },
+    EngineName.UNET: {Precision.F32: 900_000_000, Precision.INT8: 700_000_000},
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,5 +94,5 @@ def estimate(plan: Plan, cpu: InstructionSet, cores: int) -> Costs:
         network_px=network_px,
         seconds=START_S + (network_s + nuclei_s + copied_s) / cores,
         disk_bytes=plan.tissue.area_px * tissue_bytes + (pixels - plan.tissue.area_px) * glass_bytes,
-        worker_bytes=UNET_WORKER_BYTES if plan.model.engine is EngineName.UNET else WORKER_BYTES[precision],
+        worker_bytes=WORKER_BYTES[plan.model.engine][precision],
     )

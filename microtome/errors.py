@@ -326,6 +326,18 @@ class PrecisionUnsupported(MicrotomeError):
         return f"this CPU ({self.cpu}) does not run {self.precision}; use --precision f32, int8 or auto"
 
 
+class EngineUnsupported(MicrotomeError):
+    def __init__(self, engine: str, precision: str, cpu: str) -> None:
+        super().__init__(engine, precision, cpu)
+        self.engine, self.precision, self.cpu = engine, precision, cpu
+
+    def __str__(self) -> str:
+        return (
+            f"the plan has its network computed by {self.engine} in {self.precision}, which this CPU "
+            f"({self.cpu}) does not run; go on with it on another CPU, or begin anew with --overwrite"
+        )
+
+
 class ResultNotFinished(MicrotomeError):
     def __init__(self, uri: str) -> None:
         super().__init__(uri)

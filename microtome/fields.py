@@ -138,7 +138,7 @@ def find_nuclei(
     whole
         The slide or image that the tile is of, network px.
     """
-    prob, dist = network.run(tile.transpose(2, 0, 1))
+    prob, dist = network.run(tile.transpose(2, 0, 1), threshold=card.prob_threshold)
     candidates = decode(
         prob,
         dist,

@@ -1,12 +1,13 @@
 """The network of this process: tiles of pixels in, probability and distances out.
 
-In f32 a U-Net is computed by `unet/`, everything else by OpenVINO (`compiled.py`).
+In f32, and in int8 where the CPU has AVX2 and no AMX, a U-Net is computed by `unet/`; everything else by
+OpenVINO (`compiled.py`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from math import prod
+from math import inf, log, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,8 +15,8 @@ import numpy as np
 
 from microtome.arrays import Floats, Pixels
 from microtome.compiled import Compiled
-from microtome.cpu import cores
-from microtome.errors import BadModel, OptionError
+from microtome.cpu import InstructionSet, cores, this_instruction_set
+from microtome.errors import BadModel, EngineUnsupported, OptionError
 from microtome.grid import Sides
 from microtome.model import Ir, ModelCard, Precision, ir_digest, read_card
 from microtome.trimming import NO_SIDES
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
     import openvino
 
 COUNTED_PX = 512
+LOGIT_MARGIN = 1e-3
+_BY_UNET = {
+    Precision.F32: frozenset(InstructionSet),
+    # Its kernels are written for AVX2 at least.
+    Precision.INT8: frozenset(InstructionSet) - {InstructionSet.OTHER},
+    Precision.BF16: frozenset[InstructionSet](),
+}
+"""CPUs on which `unet/` computes each precision."""
 
 
 class EngineName(StrEnum):
@@ -35,7 +44,7 @@ class EngineName(StrEnum):
     OPENVINO = "openvino"
     """`compiled.py`: any model, in any precision."""
     UNET = "unet"
-    """`unet/`: most U-Nets, in f32."""
+    """`unet/`: most U-Nets, in f32 and int8."""
 
 
 class Engine(Protocol):
@@ -44,7 +53,7 @@ class Engine(Protocol):
     trimmed_px: int
     """Network px that an output lacks on each trimmed side of the tile."""
 
-    def run(self, planes: Pixels, trimmed: Sides) -> Floats:
+    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> tuple[Floats, Floats]:
         """The heads over a tile.
 
         Parameters
@@ -53,11 +62,15 @@ class Engine(Protocol):
             (3, y, x) uint8, contiguous.
         trimmed
             Sides on which the result is smaller by `trimmed_px`.
+        least
+            Px whose logit is not larger need no distances: they may be any numbers.
 
         Returns
         -------
-        (n_rays + 1, y / grid, x / grid) float32
-            Distances, and what the probability is the sigmoid of: a view that the next call overwrites.
+        logits
+            (y / grid, x / grid) float32: what the probability is the sigmoid of.
+        dist
+            (n_rays, y / grid, x / grid) float32. Both are views that the next call overwrites.
         """
         ...
 
@@ -81,7 +94,7 @@ class Network:
         """Pixel values seen as 0 and as 1 from now on."""
         self.engine.set_limits(limits)
 
-    def run(self, tile: Pixels, *, trimmed: Sides = NO_SIDES) -> tuple[Floats, Floats]:
+    def run(self, tile: Pixels, *, trimmed: Sides = NO_SIDES, threshold: float = 0) -> tuple[Floats, Floats]:
         """Probability and distances over a tile.
 
         Parameters
@@ -91,6 +104,8 @@ class Network:
         trimmed
             Sides on which the tile has the card's `halo_px`: what only the halo needs is left out.
             Outputs are smaller by `trimmed_px` there; the core's bits are the same.
+        threshold
+            Px that are less probable need no distances: they may be any numbers.
 
         Returns
         -------
@@ -100,12 +115,22 @@ class Network:
             (n_rays, y / grid, x / grid) float32, network px; may be negative. A view that the next
             call overwrites.
         """
-        heads = self.engine.run(np.ascontiguousarray(tile), trimmed)
+        # A little less than the threshold's: the sigmoid of float32 is rounded.
+        least = log(threshold / (1 - threshold)) - LOGIT_MARGIN if 0 < threshold < 1 else -inf
+        logits, dist = self.engine.run(np.ascontiguousarray(tile), trimmed, least)
         # Here and not in the network, where it would cost a pass over all of its output.
-        return 1 / (1 + np.exp(-np.maximum(heads[-1], -80))), heads[:-1]
+        one = np.float32(1)
+        return one / (one + np.exp(-np.maximum(logits, np.float32(-80)))), dist
 
 
-def load_model(folder: Path, *, precision: Precision, threads: int, limits: tuple[float, float]) -> Network:
+def load_model(
+    folder: Path,
+    *,
+    precision: Precision,
+    threads: int,
+    limits: tuple[float, float],
+    engine: EngineName | None = None,
+) -> Network:
     """A model, ready to run.
 
     Parameters
@@ -114,11 +139,15 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
         Threads that one tile is computed with; 0 is one for every core.
     limits
         Pixel values that the network sees as 0 and as 1.
+    engine
+        None is what `engine_of` says.
 
     Raises
     ------
     BadModel
         If the files are not those of the card, or OpenVINO cannot read them.
+    EngineUnsupported
+        If the engine cannot compute the model on this CPU.
     PrecisionMissing
         If the model has no network for this precision.
     OptionError
@@ -127,7 +156,9 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
     if not limits[0] < limits[1]:
         raise OptionError("limits", limits, "two pixel values, the lower one first")
     with _read(folder, precision) as (card, model):
-        unet = _unet(model, card, precision)
+        unet = _unet(model, card, precision, engine or _fastest(precision))
+        if unet is None and engine is EngineName.UNET:
+            raise EngineUnsupported(engine, precision, this_instruction_set())
         if unet is None:
             return Network(
                 Compiled(
@@ -145,7 +176,7 @@ def load_model(folder: Path, *, precision: Precision, threads: int, limits: tupl
 
 
 def engine_of(folder: Path, precision: Precision) -> EngineName:
-    """What `load_model` has a model computed by.
+    """What computes a model best on this CPU.
 
     Raises
     ------
@@ -154,14 +185,22 @@ def engine_of(folder: Path, precision: Precision) -> EngineName:
     PrecisionMissing
         If the model has no network for this precision.
     """
-    if precision is not Precision.F32:
-        return EngineName.OPENVINO
     with _read(folder, precision) as (card, model):
-        return EngineName.OPENVINO if _unet(model, card, precision) is None else EngineName.UNET
+        unet = _unet(model, card, precision, _fastest(precision))
+        return EngineName.OPENVINO if unet is None else EngineName.UNET
 
 
-def _unet(model: "openvino.Model", card: ModelCard, precision: Precision) -> tuple[Convolution, ...] | None:
-    if precision is not Precision.F32:
+def _fastest(precision: Precision) -> EngineName:
+    """Of this CPU, for a U-Net."""
+    # AMX multiplies eight times as many bytes as VNNI does words, and OpenVINO has kernels for it.
+    faster = precision is Precision.INT8 and this_instruction_set() is InstructionSet.AMX
+    return EngineName.OPENVINO if faster else EngineName.UNET
+
+
+def _unet(
+    model: "openvino.Model", card: ModelCard, precision: Precision, engine: EngineName
+) -> tuple[Convolution, ...] | None:
+    if engine is EngineName.OPENVINO or this_instruction_set() not in _BY_UNET[precision]:
         return None
     return read_unet(model, align_px=card.align_px, grid_px=card.grid)
 

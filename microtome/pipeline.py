@@ -58,9 +58,9 @@ def prepare(
     MicrotomeError
         If slide, model or options are not fit for a run. Nothing was written.
     """
-    plan = make_plan(slide_uri, options)
-    run = Run(plan, ResultStore(result_uri(slide_uri, folder)), claim=claim or Claim())
-    store = run.store
+    best = make_plan(slide_uri, options)
+    store = ResultStore(result_uri(slide_uri, folder))
+    plan = _as_begun(best, store)
     try:
         state = state_of(store, plan)
     except ResultOfAnotherPlan:
@@ -69,7 +69,8 @@ def prepare(
         state = State.DONE  # and to be replaced like one of this plan
     if state is State.DONE and overwrite:
         store.remove()
-        state = State.NEW
+        state, plan = State.NEW, best
+    run = Run(plan, store, claim=claim or Claim())
     if state is State.DONE:
         stages.publish.tidy(run)
     else:
@@ -77,6 +78,12 @@ def prepare(
         store.clean()
         store.put(PLAN, plan.to_json())
     return Prepared(run, state, _version(plan.slide.uri))
+
+
+def _as_begun(plan: Plan, store: ResultStore) -> Plan:
+    """The plan with the engine of the result that is there: another CPU would choose another one, or has."""
+    there = _plan_in(store) if store.exists(PLAN) else None
+    return plan.computed_by(there.model.engine) if there else plan
 
 
 def state_of(store: ResultStore, plan: Plan) -> State:

@@ -192,6 +192,11 @@ class Plan:
     def from_json(cls, text: bytes) -> "Plan":
         return _PLANS.validate_json(text)
 
+    def computed_by(self, engine: EngineName) -> "Plan":
+        """The same plan, its network computed by another engine."""
+        model = replace(self.model, engine=engine)
+        return replace(self, model=model, core_px=model.core_px)
+
     def differences(self, other: "Plan") -> str:
         """In words, what distinguishes this plan from another: `model.precision int8, now f32`."""
         found = []

@@ -2,8 +2,8 @@
 
     python -m microtome.warmup
 
-Segments a small field of drawn blobs and throws the results away, by OpenVINO and by the kernels that
-compute f32; setup and the container image run it. What is compiled lies beside the package.
+Segments a small field of drawn blobs in int8 and in f32 and throws the results away; setup and the container
+image run it. What is compiled lies beside the package.
 """
 
 import tempfile

@@ -14,7 +14,7 @@ from microtome import model
 from microtome.errors import BadModel, ModelNotFound, OptionError, PrecisionMissing
 from microtome.grid import Sides, Window
 from microtome.model import Precision, default_model, find_model, ir_digest, models_folder, read_card
-from microtome.network import Network, load_model
+from microtome.network import EngineName, Network, load_model
 from microtome.slides import open_slide
 from microtome.unet.network import Unet
 
@@ -34,13 +34,14 @@ SHIPPED = sorted(path.parent for path in models_folder().glob("*/model.json"))
 
 @pytest.fixture(
     scope="module",
-    params=product(SHIPPED, [Precision.F32, Precision.INT8]),
-    ids=lambda param: f"{param[0].name}-{param[1]}",
+    params=product(SHIPPED, [Precision.F32, Precision.INT8], EngineName),
+    ids=lambda param: f"{param[0].name}-{param[1]}-{param[2]}",
 )
 def loaded(request: pytest.FixtureRequest) -> tuple[Network, int]:
     """A network and its halo, px."""
-    folder, precision = request.param
-    return load_model(folder, precision=precision, threads=2, limits=LIMITS), read_card(folder).halo_px
+    folder, precision, engine = request.param
+    network = load_model(folder, precision=precision, threads=2, limits=LIMITS, engine=engine)
+    return network, read_card(folder).halo_px
 
 
 @pytest.fixture
@@ -120,6 +121,21 @@ def test_a_trimmed_tile_has_the_bits_of_the_whole_one_in_its_core(
     core = whole.shrink(halo_px // 2, trimmed)
     np.testing.assert_array_equal(trimmed_prob[core.within(left)], prob[core.within(whole)])
     np.testing.assert_array_equal(trimmed_dist[:, *core.within(left)], dist[:, *core.within(whole)])
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.3, 0.55])
+def test_what_is_more_probable_than_the_threshold_has_its_distances(
+    loaded: tuple[Network, int], tissue: npt.NDArray[np.uint8], threshold: float
+) -> None:
+    network, _ = loaded
+    tile, background = tissue[:, :320, :384], np.full((3, 320, 384), 230, np.uint8)
+    prob, dist = (array.copy() for array in network.run(tile))
+    network.run(background)
+    other_prob, other_dist = network.run(tile, threshold=threshold)
+    wanted = prob > np.float32(threshold)
+    assert wanted.any()
+    np.testing.assert_array_equal(other_prob, prob)
+    np.testing.assert_array_equal(other_dist[:, wanted], dist[:, wanted])
 
 
 def test_limits_say_which_pixel_values_the_network_sees_as_0_and_1(tissue: npt.NDArray[np.uint8]) -> None:

@@ -41,6 +41,6 @@ def test_what_is_no_model_and_what_cannot_be_asked_is_said(bucket, s3):
 
 
 def test_a_model_that_was_replaced_is_not_mixed_into_a_result(bucket):
-    model = SimpleNamespace(uri=URI, digest="0" * 64, precision="f32", low=0.0, high=255.0)
+    model = SimpleNamespace(uri=URI, digest="0" * 64, precision="f32", engine="unet", low=0.0, high=255.0)
     with pytest.raises(ModelReplaced, match="--overwrite"):
         network_of(SimpleNamespace(plan=SimpleNamespace(model=model)))

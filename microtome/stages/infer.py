@@ -56,7 +56,8 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         began = time.perf_counter()
         with tally.timed("network"):
             sides = run.tiling.whole_halo(core)
-            prob, dist = network.run(pixels, trimmed=sides)
+            threshold = run.plan.model.prob_threshold
+            prob, dist = network.run(pixels, trimmed=sides, threshold=threshold)
             around = around.shrink(network.trimmed_px, sides)
         with tally.timed("decode"):
             candidates = decode(
@@ -65,7 +66,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
                 origin_px=(around.y0, around.x0),
                 core=core,
                 slide=run.plan.network_window,
-                threshold=run.plan.model.prob_threshold,
+                threshold=threshold,
                 grid_px=run.plan.model.grid,
                 align_px=run.plan.align_px,
             )

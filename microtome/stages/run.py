@@ -110,13 +110,17 @@ _networks = threading.local()
 def network_of(run: Run) -> Network:
     """The compiled network of this thread; another model or precision replaces it."""
     model = run.plan.model
-    wanted = (model.digest, model.precision, model.low, model.high)
+    wanted = (model.digest, model.precision, model.engine, model.low, model.high)
     if getattr(_networks, "wanted", None) != wanted:
         folder = find_model(model.uri)
         if read_card(folder).digest(model.precision) != model.digest:
             raise ModelReplaced(model.uri)
         _networks.network = load_model(
-            folder, precision=model.precision, threads=1, limits=(model.low, model.high)
+            folder,
+            precision=model.precision,
+            threads=1,
+            limits=(model.low, model.high),
+            engine=model.engine,
         )
         _networks.wanted = wanted
     network: Network = _networks.network

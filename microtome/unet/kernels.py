@@ -18,10 +18,9 @@ import numba
 import numpy as np
 
 from microtome.arrays import Floats
+from microtome.unet.lanes import BLOCK, GROUP
 from microtome.unet.vectors import (
-    BLOCK,
     FIRST_DEPTH,
-    GROUP,
     POINTS,
     QUADS,
     activate,
@@ -32,8 +31,11 @@ from microtome.unet.vectors import (
     spread_same,
 )
 
-VECTORS_CRC = 3_735_454_398
-"""Of vectors.py. Numba uses what it has compiled until this file changes: so it must when that one does."""
+BEYOND = 0
+"""Px right of and below a map's border that may be read."""
+VECTORS_CRC = 3_507_277_151
+"""Of lanes.py, products.py and vectors.py one after the other. Numba uses what it has compiled until this
+file changes: so it must when one of them does."""
 
 # Division by zero gives infinity, as in numpy: checks for it would keep loops from being vectorised.
 _kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -155,10 +157,11 @@ def _store_quads(layer, block, sums, window, first, count, full, kept, pooled, p
 
 
 @_kernel
-def convolve_heads(layer, heads, same, enlarged, window, out):  # type: ignore[no-untyped-def]
+def convolve_heads(layer, heads, same, enlarged, window, least, dist, logits):  # type: ignore[no-untyped-def]
     """A convolution as `convolve`, and one of 1 x 1 px without ReLU on what it gives, which is not kept.
 
-    `out` is (y, x, n) float32, the window alone; n <= 16 * heads.out_blocks.
+    `dist` and `logits` are (y, x, n) and (y, x) float32, of the window alone; n < 16 * heads.out_blocks.
+    Px have their distances whatever the `least` number of the probability is for which they are wanted.
     """
     points = aligned(POINTS * (layer.same_blocks + layer.enlarged_blocks) * QUADS * BLOCK)
     sums = aligned(POINTS * QUADS * BLOCK)
@@ -184,17 +187,21 @@ def convolve_heads(layer, heads, same, enlarged, window, out):  # type: ignore[n
                     features, group * GROUP * BLOCK, 4 * QUADS * BLOCK,
                     heads.weights, at, found, 0, layer.out_blocks,
                 )  # fmt: skip
-                channels = min(BLOCK, out.shape[2] - block * BLOCK)
+                channels = min(BLOCK, dist.shape[2] + 1 - block * BLOCK)
                 for r in range(min(GROUP, count * 4 - group * GROUP)):
                     q, corner = divmod(group * GROUP + r, 4)
                     y, x = divmod(first + q, x1 - x0)
+                    y, x = 2 * y + corner // 2, 2 * x + corner % 2
                     for c in range(channels):
                         value = found[r * BLOCK + c] + heads.bias[block * BLOCK + c]
-                        out[2 * y + corner // 2, 2 * x + corner % 2, block * BLOCK + c] = value
+                        if block * BLOCK + c < dist.shape[2]:
+                            dist[y, x, block * BLOCK + c] = value
+                        else:
+                            logits[y, x] = value
 
 
 @_kernel
-def convolve_directly(layer, source, window, full):  # type: ignore[no-untyped-def]
+def convolve_deepest(layer, source, window, full):  # type: ignore[no-untyped-def]
     """A convolution as `convolve`, without Winograd: over a window of px, which may begin anywhere.
 
     `layer` has weights of 9 taps.

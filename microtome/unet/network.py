@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from math import inf
 from threading import Lock
 
 import numpy as np
 
 from microtome.arrays import Floats, Pixels
 from microtome.grid import Sides, Window
-from microtome.unet import kernels
-from microtome.unet.kernels import Corners, Map, aligned
-from microtome.unet.layers import Convolution, Seen, layers_of
+from microtome.unet import int8_kernels, kernels
+from microtome.unet.kernels import Corners, aligned
+from microtome.unet.layers import Convolution, Quantized, Seen, layers_of
 from microtome.unet.windows import NOTHING, QUAD, Layout, Place, lay_out
+
+type Heads = tuple[Floats, Floats]
+"""Logits of the probability, (y, x), and distances, (n_rays, y, x)."""
+type Map = kernels.Map | int8_kernels.Map
 
 
 class Unet:
@@ -46,7 +51,8 @@ class Unet:
         self._convolutions, self._layers = convolutions, layers_of(convolutions)
         self._grid_px, self._threads = grid_px, threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="unet") if threads > 1 else None
-        self._maps = self._heads = aligned(0)
+        self._kernels = int8_kernels if isinstance(convolutions[0], Quantized) else kernels
+        self._maps, self._heads = self._kernels.aligned(0), aligned(0)
         self._idle = Lock()
         self.set_limits(limits)
 
@@ -54,8 +60,11 @@ class Unet:
         """Pixel values seen as 0 and as 1 from now on."""
         low, high = np.float32(limits[0]), np.float32(limits[1])
         self._values = (np.arange(256, dtype=np.float32) - low) / (high - low)
+        first = self._convolutions[0]
+        if isinstance(first, Quantized):
+            self._values = np.clip(np.rint(self._values / first.seen_step), 0, 255).astype(np.uint8)
 
-    def run(self, planes: Pixels, trimmed: Sides) -> Floats:
+    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> Heads:
         """The heads over a tile, as of `Engine`.
 
         Raises
@@ -66,22 +75,23 @@ class Unet:
         if not self._idle.acquire(blocking=False):
             raise RuntimeError("a network takes one tile at a time: load another one for this thread")
         try:
-            return self._run(planes, trimmed)
+            return self._run(planes, trimmed, least)
         finally:
             self._idle.release()
 
-    def _run(self, planes: Pixels, trimmed: Sides) -> Floats:
+    def _run(self, planes: Pixels, trimmed: Sides, least: float) -> Heads:
         image = Window(0, 0, *planes.shape[1:])
         heads = Window(0, 0, *(side // self._grid_px for side in planes.shape[1:]))
         core = heads.shrink(self.trimmed_px // self._grid_px, trimmed)
         layout = lay_out(self._convolutions, image, core)
-        if len(self._maps) < layout.size:
-            self._maps = aligned(0)  # else both were there at once
-            self._maps = aligned(layout.size)
+        size = layout.size + self._kernels.BEYOND * layout.largest_row
+        if len(self._maps) < size:
+            self._maps = self._kernels.aligned(0)  # else both were there at once
+            self._maps = self._kernels.aligned(size)
         self._enter(layout, planes)
         for index in range(2, len(layout.full) - 1):
             self._convolve(layout, index)
-        return self._leave(layout, core).transpose(2, 0, 1)
+        return self._leave(layout, core, least)
 
     def _enter(self, layout: Layout, planes: Pixels) -> None:
         """The first two convolutions."""
@@ -89,7 +99,7 @@ class Unet:
         outputs = self._outputs(layout, 1)
         self._in_parts(
             layout.quads(1),
-            lambda part: kernels.enter(planes, self._values, first, second, part, *outputs),
+            lambda part: self._kernels.enter(planes, self._values, first, second, part, *outputs),
         )
 
     def _convolve(self, layout: Layout, index: int) -> None:
@@ -98,28 +108,42 @@ class Unet:
         if layout.is_deepest(index):
             self._in_parts(
                 layout.full[index],
-                lambda part: kernels.convolve_directly(layer, inputs[0], part, outputs[0]),
+                lambda part: self._kernels.convolve_deepest(layer, inputs[0], part, outputs[0]),
             )
-            return
-        self._in_parts(layout.quads(index), lambda part: kernels.convolve(layer, *inputs, part, *outputs))
+        else:
+            self._in_parts(
+                layout.quads(index), lambda part: self._kernels.convolve(layer, *inputs, part, *outputs)
+            )
+        convolution = self._convolutions[index]
+        if isinstance(convolution, Quantized) and convolution.table is not None:
+            place = layout.places[index][Seen.SAME]
+            int8_kernels.recode(self._maps, place.start, place.end - place.start, convolution.table)
 
-    def _leave(self, layout: Layout, core: Window) -> Floats:
-        """The last two convolutions: (y, x, n)."""
+    def _leave(self, layout: Layout, core: Window, least: float) -> Heads:
+        """The last two convolutions."""
         *_, layer, heads = self._layers
         inputs = self._inputs(layout, len(self._layers) - 2)
         size = core.area_px * len(self._convolutions[-1].bias)
         if len(self._heads) < size:
             self._heads = aligned(0)
             self._heads = aligned(size)
-        found: Floats = self._heads[:size].reshape(core.height, core.width, -1)
+        logits, dist = np.split(self._heads[:size], [core.area_px])
+        logits = logits.reshape(core.height, core.width)
+        dist = dist.reshape(core.height, core.width, -1)
         quads = QUAD.to_network(core)
         self._in_parts(
             quads,
-            lambda part: kernels.convolve_heads(
-                layer, heads, *inputs, part, found[2 * (part[0] - quads.y0) :]
+            lambda part: self._kernels.convolve_heads(
+                layer,
+                heads,
+                *inputs,
+                part,
+                np.float32(least),
+                dist[2 * (part[0] - quads.y0) :],
+                logits[2 * (part[0] - quads.y0) :],
             ),
         )
-        return found
+        return logits, dist.transpose(2, 0, 1)
 
     def _inputs(self, layout: Layout, index: int) -> tuple[Map, Map]:
         """What a convolution sees of its own level and of the one below; any map where it sees nothing."""
@@ -144,9 +168,9 @@ class Unet:
         rows[:, : place.channels] = rows[:, -place.channels :] = 0
 
     def _map(self, place: Place | None) -> Map:
-        if place is None:
-            return Map(self._maps, 0, 0, 0)
-        return Map(self._maps, place.at, place.row, place.channels)
+        where = (place.at, place.row, place.channels) if place else (0, 0, 0)
+        found: Map = self._kernels.Map(self._maps, *where)
+        return found
 
     def _in_parts(self, window: Window, kernel: Callable[[Corners], None]) -> None:
         """The kernel on the whole window, by all threads."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from microtome.grid import Scale, Window
+from microtome.unet.lanes import BLOCK
 from microtome.unet.layers import Convolution, Seen, Source, blocks_of
-from microtome.unet.vectors import BLOCK
 
 QUAD = Scale(up=1, down=2)
 """From the px of a map to its quads, and to the px of the level below."""
@@ -51,6 +51,11 @@ class Layout:
     def size(self) -> int:
         """Numbers that all maps take."""
         return max(place.end for kept in self.places for place in kept.values())
+
+    @property
+    def largest_row(self) -> int:
+        """Numbers of the longest row of a map."""
+        return max(place.row for kept in self.places for place in kept.values())
 
     def quads(self, index: int) -> Window:
         """All that a convolution computes."""

@@ -16,7 +16,7 @@ from microtome.cpu import machine_record
 from tests.bench import (
     bench_conversion,
     bench_end_to_end,
-    bench_f32,
+    bench_engines,
     bench_growth,
     bench_official,
     bench_prefect,
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "end": bench_end_to_end.figures,
     "ordinary": bench_end_to_end.ordinary,
-    "f32": bench_f32.figures,
+    "engines": bench_engines.figures,
     "prefect": bench_prefect.figures,
     "official": bench_official.figures,
     "conversion": bench_conversion.figures,

@@ -1,10 +1,7 @@
 """The f32 network that is computed here against the same one by OpenVINO, for all that import makes."""
 
-import os
-import subprocess
-import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import combinations, product
@@ -15,86 +12,20 @@ import openvino as ov
 import pytest
 
 from microtome.compiled import Compiled
-from microtome.cpu import machine_record
 from microtome.grid import Sides, Window
 from microtome.model import Precision
 from microtome.network import EngineName
 from microtome.options import Options
 from microtome.plan import OPENVINO_CORE_PX, Plan, make_plan
-from microtome.stardist_import import Config, build
+from microtome.stardist_import import Config
 from microtome.trimming import NO_SIDES
-from microtome.unet import kernels, vectors
+from microtome.unet import kernels, lanes, products, vectors
 from microtome.unet.layers import Convolution, Seen, Source
 from microtome.unet.network import Unet
 from microtome.unet.reading import read_unet
 from microtome.unet.windows import lay_out
-
-LIMITS = (10.0, 240.0)
-PLAIN = Config(
-    n_rays=32,
-    n_channel_in=3,
-    grid=(2, 2),
-    unet_n_depth=2,
-    unet_kernel_size=(3, 3),
-    unet_n_filter_base=16,
-    unet_n_conv_per_depth=2,
-    unet_pool=(2, 2),
-    unet_activation="relu",
-    unet_last_activation="relu",
-    net_conv_after_unet=64,
-)
-OTHERS = {
-    "plain": PLAIN,
-    "grid-1": replace(PLAIN, grid=(1, 1)),
-    "grid-4": replace(PLAIN, grid=(4, 4)),
-    "deep": replace(PLAIN, unet_n_depth=4, unet_n_filter_base=8),
-    "shallow": replace(PLAIN, unet_n_depth=1, unet_n_conv_per_depth=3),
-    "odd filters": replace(PLAIN, unet_n_filter_base=20, net_conv_after_unet=40),
-    "many rays": replace(PLAIN, n_rays=96),
-    "no features": replace(PLAIN, net_conv_after_unet=0),
-}
-
-
-def weights_of(config: Config) -> Mapping[str, np.ndarray]:
-    """Seeded weights under the names that Keras gives them, of a size that keeps the numbers in range."""
-    numbers, found = np.random.default_rng(7), {}
-    for name, inputs, outputs, side in _layers(config):
-        scale = np.sqrt(2 / (side * side * inputs))
-        found[f"{name}/kernel"] = numbers.normal(0, scale, (side, side, inputs, outputs)).astype(np.float32)
-        found[f"{name}/bias"] = numbers.normal(0, 0.1, outputs).astype(np.float32)
-    return found
-
-
-def _layers(config: Config) -> Iterator[tuple[str, int, int, int]]:
-    """Name, inputs, outputs, side of the kernel."""
-    depth, convs, base = config.unet_n_depth, config.unet_n_conv_per_depth, config.unet_n_filter_base
-    channels, side = config.n_channel_in, config.unet_kernel_size[0]
-    for index in range(convs * (config.grid[0].bit_length() - 1)):
-        yield f"conv2d_{index}", channels, base, side
-        channels = base
-    names = [(f"down_level_{level}_no_{i}", base * 2**level) for level in range(depth) for i in range(convs)]
-    names += [(f"middle_{i}", base * 2**depth) for i in range(convs - 1)]
-    names.append((f"middle_{convs}", base * 2 ** (depth - 1)))
-    for name, outputs in names:
-        yield name, channels, outputs, side
-        channels = outputs
-    for level in reversed(range(depth)):
-        channels += base * 2**level
-        for i in range(convs - 1):
-            yield f"up_level_{level}_no_{i}", channels, base * 2**level, side
-            channels = base * 2**level
-        outputs = base * 2 ** max(0, level - 1)
-        yield f"up_level_{level}_no_{convs}", channels, outputs, side
-        channels = outputs
-    if config.net_conv_after_unet:
-        yield "features", channels, config.net_conv_after_unet, side
-        channels = config.net_conv_after_unet
-    yield "dist", channels, config.n_rays, 1
-    yield "prob", channels, 1, 1
-
-
-def model_of(config: Config) -> ov.Model:
-    return build(config, weights_of(config), "drawn", "drawn")
+from tests.unet.cpus import given_on
+from tests.unet.networks import LIMITS, OTHERS, PLAIN, heads_of, model_of, noise
 
 
 def unet_of(config: Config, threads: int = 1) -> Unet:
@@ -105,10 +36,6 @@ def read(config: Config) -> tuple[Convolution, ...]:
     found = read_unet(model_of(config), align_px=config.align_px, grid_px=config.grid[0])
     assert found is not None
     return found
-
-
-def noise(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(3).integers(0, 256, (3, height, width), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
@@ -124,9 +51,9 @@ def test_every_u_net_gives_what_openvino_makes_of_it(config: Config) -> None:
     )
     for rows, cols in ((1, 1), (3, 5), (8, 7)):
         tile = noise(rows * config.align_px, cols * config.align_px)
-        expected = compiled.run(tile, NO_SIDES)
+        expected = heads_of(compiled, tile)
         assert expected.std() > 0.05
-        np.testing.assert_allclose(unet.run(tile, NO_SIDES), expected, atol=2e-5, rtol=1e-5)
+        np.testing.assert_allclose(heads_of(unet, tile), expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["plain", "deep", "grid-1"])
@@ -135,12 +62,12 @@ def test_a_core_has_the_same_bits_whichever_sides_are_trimmed_and_however_many_t
     unets = [unet_of(config), unet_of(config, threads=3)]
     side = 2 * config.halo_px + 3 * config.align_px
     tile = noise(side, side + config.align_px)
-    whole = unets[0].run(tile, NO_SIDES).copy()
+    whole = heads_of(unets[0], tile)
     out = Window(0, 0, *whole.shape[1:])
     for sides in map(Sides._make, product([False, True], repeat=4)):
         core = out.shrink(unets[0].trimmed_px // config.grid[0], sides)
         for unet in unets:
-            np.testing.assert_array_equal(unet.run(tile, sides), whole[:, *core.within(out)])
+            np.testing.assert_array_equal(heads_of(unet, tile, sides), whole[:, *core.within(out)])
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -148,10 +75,10 @@ def test_nothing_that_an_earlier_tile_has_left_is_ever_seen(name: str) -> None:
     config = OTHERS[name]
     unet, align_px = unet_of(config), config.align_px
     small, large = noise(3 * align_px, 2 * align_px), noise(5 * align_px, 4 * align_px)
-    first = unet.run(small, NO_SIDES).copy()
+    first = heads_of(unet, small)
     unet.run(large, NO_SIDES)
     unet._maps[:] = np.nan
-    np.testing.assert_array_equal(unet.run(small, NO_SIDES), first)
+    np.testing.assert_array_equal(heads_of(unet, small), first)
 
 
 def no_bias(model: ov.Model) -> None:
@@ -223,9 +150,7 @@ def test_a_second_thread_is_told_that_a_network_takes_one_tile_at_a_time() -> No
 
 def test_a_plan_says_what_computes_its_network(tcga_slide: Path) -> None:
     f32 = make_plan(str(tcga_slide), Options(precision="f32"))
-    int8 = make_plan(str(tcga_slide), Options(precision="int8"))
     assert (f32.model.engine, f32.core_px) == (EngineName.UNET, 2048)
-    assert (int8.model.engine, int8.core_px) == (EngineName.OPENVINO, 2048)
     assert Plan.from_json(f32.to_json()) == f32
     assert OPENVINO_CORE_PX[Precision.F32] < f32.core_px
 
@@ -295,38 +220,17 @@ def _seen(layout, convolution: Convolution):
 
 
 def test_the_kernels_are_compiled_anew_when_their_vectors_change() -> None:
-    """Numba looks at the file of a kernel alone: so the number there is to be that of vectors.py."""
-    assert zlib.crc32(Path(vectors.__file__).read_bytes()) == kernels.VECTORS_CRC
-
-
-SUM = """
-import zlib
-import numpy as np
-from tests.unet.test_unet import PLAIN, noise, unet_of
-from microtome.trimming import NO_SIDES
-from microtome.unet.kernels import convolve
-heads = unet_of(PLAIN).run(noise(96, 160), NO_SIDES)
-wide = any("%zmm" in code for code in convolve.inspect_asm().values())
-print(wide, f"{np.abs(heads).mean():.4f}", zlib.crc32(np.ascontiguousarray(heads).tobytes()))
-"""
-CPUS = {
-    "this one": {},
-    "no AVX-512": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"},
-    "no FMA": {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2,-avx,-fma"},
-}
+    """Numba looks at the file of a kernel alone: so the number there is to be that of what it is made of."""
+    files = [Path(module.__file__).read_bytes() for module in (lanes, products, vectors)]
+    assert zlib.crc32(b"".join(files)) == kernels.VECTORS_CRC
 
 
 @pytest.mark.slow
 def test_cpus_of_every_kind_give_the_same_bits_or_nearly_so_where_they_round_twice(tmp_path: Path) -> None:
-    if "avx512f" not in machine_record().flags:
-        pytest.skip("this CPU has no AVX-512: what it would give cannot be had here")
-    found = {}
-    for name, cpu in CPUS.items():
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)} | cpu
-        command = [sys.executable, "-c", SUM]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found[name] = run.stdout.split()
-    wide, mean, bits = zip(*found.values(), strict=True)
-    assert wide == ("True", "False", "False")
-    assert len(set(mean)) == 1
-    assert bits[0] == bits[1] != bits[2]
+    here, narrow, old = (
+        given_on(cpu, tmp_path, test="test_unet", kernels="kernels", kernel="convolve")
+        for cpu in ("this one", "no AVX-512", "no FMA")
+    )
+    assert (here.wide, narrow.wide, old.wide) == (True, False, False)
+    assert here.mean == narrow.mean == old.mean
+    assert here.bits == narrow.bits != old.bits
