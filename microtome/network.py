@@ -192,7 +192,7 @@ def engine_of(folder: Path, precision: Precision) -> EngineName:
 
 def _fastest(precision: Precision) -> EngineName:
     """Of this CPU, for a U-Net."""
-    # AMX multiplies eight times as many bytes as VNNI does words, and OpenVINO has kernels for it.
+    # A cycle of AMX multiplies 16 times as many bytes as one of VNNI words, and OpenVINO has kernels for it.
     faster = precision is Precision.INT8 and this_instruction_set() is InstructionSet.AMX
     return EngineName.OPENVINO if faster else EngineName.UNET
 

@@ -15,7 +15,9 @@ def test_a_worker_over_its_memory_limit_is_named_with_the_limit(installed, slide
         "dask.scheduler.env.DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=1",
     )
     try:
-        state = installed.ended(installed.submit(slide, "s3://results/small", overwrite=True), 400)
+        # f32 takes nearly twice of what a pod has here, int8 just fits.
+        run = installed.submit(slide, "s3://results/small", overwrite=True, precision="f32")
+        state = installed.ended(run, 400)
     finally:
         installed.run("helm", "rollback", installed.release, revision, "--wait", "--timeout=300s")
     assert state["type"] == "FAILED", state
