@@ -4,6 +4,8 @@ As `vectors.py`, in integers. Sums are taken modulo 2 ** 32: what is added and t
 the last bit, whatever lay between.
 """
 
+from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -55,23 +57,31 @@ def _words(typing, a, a_at, a_step, b, b_at, out, out_at, count):  # type: ignor
 
 
 def _multiply_words(context: Any, builder: Builder, _: Any, given: Values) -> Value:
+    def add(right: Vectors, sums: Value, pair: Value, vector: Value) -> Value:
+        return builder.add(sums, right.multiply_pairs(pair, vector))
+
+    return _multiply(context, builder, given, (types.int16, types.int16), add)
+
+
+def _multiply(
+    context: Any, builder: Builder, given: Values, elements: tuple[Any, Any], add: Callable[..., Value]
+) -> Value:
+    """A product of numbers of two kinds, as many of a row at once as 32 bits hold."""
     a, a_at, a_step, b, b_at, out, out_at, count = given
+    of_rows, of_weights = elements
+    together = 32 // of_rows.bitwidth
     result = Vectors(context, builder, out, types.int32)
-    right = Vectors(context, builder, b, types.int16, lanes=2 * result.lanes)
+    right = Vectors(context, builder, b, of_weights, lanes=together * result.lanes)
     left = Left(
-        array=Vectors(context, builder, a, types.int16),
+        array=Vectors(context, builder, a, of_rows),
         at=a_at,
         row_step=BLOCK,
         outer_step=a_step,
-        inner_step=number(2),
+        inner_step=number(together),
         count=count,
-        depth=BLOCK // 2,
+        depth=BLOCK // together,
     )
-
-    def add(sums: Value, pair: Value, vector: Value) -> Value:
-        return builder.add(sums, right.multiply_pairs(pair, vector))
-
-    for row, start, sums in products.multiply(left, right, b_at, result, add):
+    for row, start, sums in products.multiply(left, right, b_at, result, partial(add, right)):
         result.store(total(builder, out_at, row * BLOCK + start), sums)
     return context.get_dummy_value()
 
@@ -85,21 +95,7 @@ def _bytes(typing, a, a_at, a_step, b, b_at, out, out_at, count):  # type: ignor
 
 
 def _multiply_bytes(context: Any, builder: Builder, _: Any, given: Values) -> Value:
-    a, a_at, a_step, b, b_at, out, out_at, count = given
-    result = Vectors(context, builder, out, types.int32)
-    right = Vectors(context, builder, b, types.int8, lanes=4 * result.lanes)
-    left = Left(
-        array=Vectors(context, builder, a, types.uint8),
-        at=a_at,
-        row_step=BLOCK,
-        outer_step=a_step,
-        inner_step=number(4),
-        count=count,
-        depth=BLOCK // 4,
-    )
-    for row, start, sums in products.multiply(left, right, b_at, result, right.add_fours):
-        result.store(total(builder, out_at, row * BLOCK + start), sums)
-    return context.get_dummy_value()
+    return _multiply(context, builder, given, (types.uint8, types.int8), Vectors.add_fours)
 
 
 multiply_bytes: Any = intrinsic(_bytes)
