@@ -16,7 +16,7 @@ from microtome.cluster import ClusterSpec, connect
 from microtome.compiled import Compiled
 from microtome.cpu import InstructionSet, machine_record
 from microtome.errors import EngineUnsupported
-from microtome.grid import Sides, Window
+from microtome.grid import Window
 from microtome.model import Precision, default_model
 from microtome.network import EngineName, engine_of, load_model
 from microtome.options import Options
@@ -142,20 +142,6 @@ def test_the_shipped_model_gives_nearly_the_same_by_both_on_real_tissue(tcga_sli
     assert np.abs(dist - other_dist).mean() < 0.02
 
 
-@pytest.mark.parametrize("name", ["plain", "deep", "grid-1"])
-def test_a_core_has_the_same_bits_whichever_sides_are_trimmed_and_however_many_threads(name: str) -> None:
-    config = OTHERS[name]
-    unets = [unet_of(config), unet_of(config, threads=3)]
-    side = 2 * config.halo_px + 3 * config.align_px
-    tile = noise(side, side + config.align_px)
-    whole = heads_of(unets[0], tile)
-    out = Window(0, 0, *whole.shape[1:])
-    for sides in map(Sides._make, product([False, True], repeat=4)):
-        core = out.shrink(unets[0].trimmed_px // config.grid[0], sides)
-        for unet in unets:
-            np.testing.assert_array_equal(heads_of(unet, tile, sides), whole[:, *core.within(out)])
-
-
 @pytest.mark.parametrize("name", ["plain", "odd filters", "many rays"])
 def test_distances_that_are_wanted_have_the_same_bits_where_others_are_left_out(name: str) -> None:
     config = OTHERS[name]
@@ -168,17 +154,6 @@ def test_distances_that_are_wanted_have_the_same_bits_where_others_are_left_out(
     wanted = logits > least
     np.testing.assert_array_equal(dist[:, wanted], whole[:-1, wanted])
     assert np.isnan(dist[:, ~wanted]).mean() > 0.9
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_nothing_that_an_earlier_tile_has_left_is_ever_seen(name: str) -> None:
-    config = OTHERS[name]
-    unet, align_px = unet_of(config), config.align_px
-    small, large = noise(3 * align_px, 2 * align_px), noise(5 * align_px, 4 * align_px)
-    first = heads_of(unet, small)
-    unet.run(large, NO_SIDES)
-    unet._maps[:] = np.random.default_rng(5).integers(0, 256, len(unet._maps))
-    np.testing.assert_array_equal(heads_of(unet, small), first)
 
 
 def nodes(model: ov.Model, kind: str) -> list[ov.Node]:

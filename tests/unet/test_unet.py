@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import openvino as ov
 import pytest
 
 from microtome.compiled import Compiled
-from microtome.grid import Sides, Window
+from microtome.grid import Window
 from microtome.model import Precision
 from microtome.network import EngineName
 from microtome.options import Options
@@ -54,31 +54,6 @@ def test_every_u_net_gives_what_openvino_makes_of_it(config: Config) -> None:
         expected = heads_of(compiled, tile)
         assert expected.std() > 0.05
         np.testing.assert_allclose(heads_of(unet, tile), expected, atol=2e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["plain", "deep", "grid-1"])
-def test_a_core_has_the_same_bits_whichever_sides_are_trimmed_and_however_many_threads(name: str) -> None:
-    config = OTHERS[name]
-    unets = [unet_of(config), unet_of(config, threads=3)]
-    side = 2 * config.halo_px + 3 * config.align_px
-    tile = noise(side, side + config.align_px)
-    whole = heads_of(unets[0], tile)
-    out = Window(0, 0, *whole.shape[1:])
-    for sides in map(Sides._make, product([False, True], repeat=4)):
-        core = out.shrink(unets[0].trimmed_px // config.grid[0], sides)
-        for unet in unets:
-            np.testing.assert_array_equal(heads_of(unet, tile, sides), whole[:, *core.within(out)])
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_nothing_that_an_earlier_tile_has_left_is_ever_seen(name: str) -> None:
-    config = OTHERS[name]
-    unet, align_px = unet_of(config), config.align_px
-    small, large = noise(3 * align_px, 2 * align_px), noise(5 * align_px, 4 * align_px)
-    first = heads_of(unet, small)
-    unet.run(large, NO_SIDES)
-    unet._maps[:] = np.nan
-    np.testing.assert_array_equal(heads_of(unet, small), first)
 
 
 def no_bias(model: ov.Model) -> None:
