@@ -9,7 +9,7 @@ import multiprocessing
 import os
 from multiprocessing import forkserver
 
-PRELOAD = ["distributed.nanny", "distributed.worker", "microtome.preload"]
+PRELOAD = ["microtome.preload"]
 
 ENVIRONMENT = {
     # Dask would set these for each worker it starts: too late for one that is forked.

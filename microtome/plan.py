@@ -5,6 +5,7 @@ A plan holds no clock, host or worker count: two runs of one plan make the same 
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -232,8 +233,13 @@ def make_plan(uri: str, options: Options) -> Plan:
     """
     folder = find_model(options.model).absolute()
     card = read_card(folder)
-    with open_slide(uri, on_bad_tile=OnBadTile.BLANK) as slide:
+    with (
+        open_slide(uri, on_bad_tile=OnBadTile.BLANK) as slide,
+        ThreadPoolExecutor(1, thread_name_prefix="network") as beside,
+    ):
         check_brightfield(slide)
+        # To import OpenVINO and to read the network takes 0.1 s, in which tiles are decoded.
+        how = beside.submit(_how_computed, card, folder, options)
         mpp, mpp_source = _resolution(slide, options.mpp)
         tissue, tissue_source = _tissue(slide, mpp, options)
         limits = find_limits(
@@ -241,7 +247,7 @@ def make_plan(uri: str, options: Options) -> Plan:
         )
         bad_tiles = _bad_overview(slide, options.on_bad_tile)
         shard_px = options.shard_px or _shard_px(slide)
-        model = _model_record(card, folder, options, limits)
+        model = _model_record(card, folder, options, limits, how.result())
         pixels = choose_pixels(slide, options, shard_px)
         return Plan(
             version=microtome.__version__,
@@ -293,23 +299,35 @@ def _bad_overview(slide: Slide, on_bad_tile: BadTileOption) -> tuple[tuple[int, 
     return tuple(astuple(tile) for tile in bad)
 
 
-def _model_record(card: ModelCard, folder: Path, options: Options, limits: StainLimits) -> ModelRecord:
+def _how_computed(card: ModelCard, folder: Path, options: Options) -> tuple[Precision, str, EngineName]:
+    """Precision, why that one, and what computes the network in it."""
     requested = None if options.precision == "auto" else Precision(options.precision)
     precision, why = choose_precision(card, requested, machine_record().instruction_set)
+    return precision, why, engine_of(folder, precision)
+
+
+def _model_record(
+    card: ModelCard,
+    folder: Path,
+    options: Options,
+    limits: StainLimits,
+    how: tuple[Precision, str, EngineName],
+) -> ModelRecord:
+    precision, why_precision, engine = how
     return ModelRecord(
         name=card.name,
         version=card.version,
         uri=options.model if options.model and "://" in options.model else str(folder),
         digest=card.digest(precision),
         precision=precision,
-        why_precision=why,
+        why_precision=why_precision,
         mpp=card.mpp,
         prob_threshold=card.prob_threshold,
         nms_threshold=card.nms_threshold,
         grid=card.grid,
         low=limits.low,
         high=limits.high,
-        engine=engine_of(folder, precision),
+        engine=engine,
     )
 
 

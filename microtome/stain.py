@@ -16,8 +16,8 @@ from microtome.tissue_mask import TissueMask
 
 BLOCK_PX = 1024
 """Limits are measured on squares of this side, level-0 px."""
-MOST_BLOCKS = 128
-"""134 MP: about a second of a core."""
+MOST_QUARTERS = 256
+"""67 MP: about half a second of a core."""
 READERS = 4
 """Squares are read and counted by so many threads: a store far away answers them at once."""
 GLANCE_PX = 1024
@@ -60,14 +60,16 @@ def find_limits(
     Notes
     -----
     The pixels are those of level 0, in the squares of a fixed grid (1024 px) that touch tissue:
-    all of them, or 128 spread evenly over the slide. A square brings the glass around its tissue
+    all of them up to 64, else 256 quarters of squares, spread evenly over the slide. On two slides of 300
+    and 500 squares the 1 % varies by 0.8 and 1.3 by which quarters are taken, as much as with 128 whole
+    squares, twice the work. A square brings the glass around its tissue
     along, as the images that models are trained on do. A lower level would not do: averaging
     takes the extremes away that a high percentile is about. Where the full resolution gives
     99.8 % = 255 (a sharpened 20x scan), a level of half the size gives 252, one of an eighth 246.
     Nor would a few small windows on tissue: on a slide whose glass is 243 beside white filling
     they give 244 or 255, as chance will have it.
     """
-    counts = _count_values(slide, _blocks(slide, tissue))
+    counts = _count_values(slide, sampled(tissue))
     if not counts.any():
         return StainLimits(0.0, 255.0)
     low = 0.0 if low_percentile is None else float(_percentile(counts, low_percentile))
@@ -97,12 +99,23 @@ def is_fluorescence(pixels: Pixels) -> bool:
     return bool(seen.any()) and int(lit.sum()) < LEAST_LIT * int(seen.sum())
 
 
-def _blocks(slide: Slide, tissue: TissueMask) -> tuple[Window, ...]:
-    level = slide.levels[0]
-    grid = Grid(level.height_px, level.width_px, BLOCK_PX)
-    windows = [block.window for block in grid if tissue.touches(block.window)]
-    count = min(len(windows), MOST_BLOCKS)
-    return tuple(windows[i * len(windows) // count] for i in range(count))
+def sampled(tissue: TissueMask) -> tuple[Window, ...]:
+    """Where the limits are measured, level-0 px: at most `MOST_QUARTERS` windows of half of `BLOCK_PX`."""
+    grid = Grid(tissue.height_px, tissue.width_px, BLOCK_PX)
+    blocks = [block.window for block in grid if tissue.touches(block.window)]
+    # Of each block another quarter first: however many are left out, all four kinds are among the rest.
+    quarters = [_quarter(block, (turn + n) % 4) for n, block in enumerate(blocks) for turn in range(4)]
+    quarters = [quarter for quarter in quarters if not quarter.is_empty]
+    count = min(len(quarters), MOST_QUARTERS)
+    return tuple(quarters[i * len(quarters) // count] for i in range(count))
+
+
+def _quarter(block: Window, number: int) -> Window:
+    """Upper left, upper right, lower left, lower right; empty where the slide ends before."""
+    side_px = BLOCK_PX // 2
+    row, col = divmod(number, 2)
+    y0, x0 = block.y0 + row * side_px, block.x0 + col * side_px
+    return Window(y0, x0, y0 + side_px, x0 + side_px).intersect(block)
 
 
 def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:

@@ -12,8 +12,9 @@ the same mask anywhere.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import cv2
@@ -66,6 +67,8 @@ BAND_PX = 256
 
 type Plane = npt.NDArray[np.uint8]
 """(y, x) or (y, x, 3) uint8."""
+type Planes = Sequence[npt.NDArray[Any]]
+"""Red, green and blue apart: numpy works on them five times as fast as on pixels of three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +185,17 @@ def find_glass(rgb: Plane, roughness: Plane) -> Glass:
     red, green, blue = (
         _value_at(_counts(rgb[band][even[band], channel] for band in bands), 0.5) for channel in range(3)
     )
-    darker = (np.array([red, green, blue], np.int16) - rgb[band][even[band]] for band in bands)
+    glass = Glass((red, green, blue), 0)
+    darker = (_darker(rgb[band][even[band]].T, glass) for band in bands)
     noise = _value_at(_counts(_most(band) - _least(band) for band in darker), 0.99)
-    return Glass((red, green, blue), noise)
+    return replace(glass, noise=noise)
 
 
 def _may_be_glass(rgb: Plane, roughness: Plane) -> Mask:
     """(y, x) bool: the pixels that are even, bright and nearly colourless, and no filling."""
-    low = _least(rgb)
-    tint = _most(rgb) - low
+    planes = cv2.split(rgb)
+    low = _least(planes)
+    tint = _most(planes) - low
     even = (roughness <= EVEN_RANGE) & (tint <= GLASS_CHROMA)
     even |= (roughness <= CALM_RANGE) & (tint <= CALM_CHROMA)
     return np.asarray(even & (roughness > 0) & (low >= 150) & (low < 254))
@@ -217,7 +222,7 @@ def _roughness(rgb: Plane) -> Plane:
     for y in range(0, len(rgb), BAND_PX):
         first = max(y - 1, 0)
         band = rgb[first : y + BAND_PX + 1]
-        spread = _most(cv2.dilate(band, square) - cv2.erode(band, square))
+        spread = _most(cv2.split(cv2.dilate(band, square) - cv2.erode(band, square)))
         roughness[y : y + BAND_PX] = spread[y - first :][:BAND_PX]
     return roughness
 
@@ -229,24 +234,28 @@ def _chroma(rgb: Plane, glass: Glass) -> Plane:
     any glass count as 0.
     """
     chroma = np.empty(rgb.shape[:2], np.uint8)
-    offset = np.array(glass.rgb, np.int16)
     for y in range(0, len(rgb), BAND_PX):
-        band = rgb[y : y + BAND_PX]
-        darker = offset - band
+        band = cv2.split(rgb[y : y + BAND_PX])
+        darker = _darker(band, glass)
         spread = _most(darker) - _least(darker)
         spread[(_least(band) >= 254) | (_most(band) <= 16)] = 0
         chroma[y : y + BAND_PX] = np.minimum(spread, 255)
     return chroma
 
 
-def _least(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The least channel of each pixel; `min(axis=2)` takes five times as long."""
-    return np.asarray(np.minimum(np.minimum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
+def _darker(planes: Planes, glass: Glass) -> Planes:
+    """How much darker than the glass each channel is, -255..255."""
+    return [np.int16(value) - plane for value, plane in zip(glass.rgb, planes, strict=True)]
 
 
-def _most(rgb: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _least(planes: Planes) -> npt.NDArray[Any]:
+    """The least channel of each pixel."""
+    return np.asarray(reduce(np.minimum, planes))
+
+
+def _most(planes: Planes) -> npt.NDArray[Any]:
     """The greatest channel of each pixel."""
-    return np.asarray(np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2]))
+    return np.asarray(reduce(np.maximum, planes))
 
 
 def _with_rims(core: Mask, stained: Plane) -> Mask:
@@ -288,9 +297,8 @@ def _has_hue_of_ink(rgb: Plane, glass: Glass) -> Mask:
     as green with nearly all of the red (red).
     """
     ink = np.zeros(rgb.shape[:2], bool)
-    offset = np.array(glass.rgb, np.int16)
     for y in range(0, len(rgb), BAND_PX):
-        red, green, blue = np.moveaxis(offset - rgb[y : y + BAND_PX], 2, 0)
+        red, green, blue = _darker(cv2.split(rgb[y : y + BAND_PX]), glass)
         cold = (red - green >= 20) | ((red - blue >= 60) & (red - green >= -10))
         warm = (green >= 90) & (red <= 60) & (blue - red >= 90) & (np.abs(green - blue) <= 50)
         ink[y : y + BAND_PX] = cold | warm
@@ -325,4 +333,7 @@ def _any_in(stained: Mask, block: int, shape: tuple[int, int]) -> Mask:
     rows, cols = shape
     padded = np.zeros((rows * block, cols * block), bool)
     padded[: stained.shape[0], : stained.shape[1]] = stained[: rows * block, : cols * block]
-    return np.asarray(padded.reshape(rows, block, cols, block).any(axis=(1, 3)))
+    # One after the other: numpy takes eight times as long for both axes at once.
+    return np.asarray(
+        padded.reshape(rows, block, cols * block).any(axis=1).reshape(rows, cols, block).any(axis=2)
+    )

@@ -6,6 +6,7 @@ package (stardist 0.9.2, f32, the shared model, v / 255) finds without any mask:
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from microtome.errors import FluorescenceSlide, TissueFileError
 from microtome.grid import Window
 from microtome.slides import Mpp, Slide, open_slide
-from microtome.stain import StainLimits, check_brightfield, find_limits, is_fluorescence
+from microtome.stain import StainLimits, check_brightfield, find_limits, is_fluorescence, sampled
 from microtome.tissue import find_tissue
 from microtome.tissue_file import read_tissue
 from microtome.tissue_mask import TissueMask, all_tissue, fit_cell
@@ -292,6 +293,33 @@ def test_limits_are_percentiles_of_all_channels_with_black_filling_left_out(make
     values = rgb[:, 1024:]
     assert limits.low == np.percentile(values, 1, method="inverted_cdf")
     assert limits.high == np.percentile(values, 99, method="inverted_cdf")
+
+
+def tissue_of(rows: int, cols: int) -> TissueMask:
+    """A slide of so many squares of 1024 px, all of them tissue, of which half a square is cut off below."""
+    return TissueMask(np.ones((16 * rows - 8, 16 * cols), bool), 64, 1024 * rows - 512, 1024 * cols)
+
+
+def test_limits_of_a_small_slide_are_measured_on_all_squares_with_tissue() -> None:
+    windows = sampled(tissue_of(8, 8))
+    seen = np.zeros((1024 * 8 - 512, 1024 * 8), np.uint8)
+    for window in windows:
+        seen[window.y0 : window.y1, window.x0 : window.x1] += 1
+    assert np.all(seen == 1)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(16, 16), (8, 16), (8, 32), (23, 31), (160, 160)])
+def test_limits_of_a_large_slide_are_measured_on_quarters_of_all_four_kinds_everywhere(
+    rows: int, cols: int
+) -> None:
+    windows = sampled(tissue_of(rows, cols))
+    assert len(windows) == len(set(windows)) == 256
+    assert {window.area_px for window in windows} == {512 * 512}
+    kinds = Counter((window.y0 // 512 % 2, window.x0 // 512 % 2) for window in windows)
+    assert len(kinds) == 4
+    assert min(kinds.values()) >= 48
+    eighths = Counter(8 * window.y0 // (1024 * rows) for window in windows)
+    assert min(eighths.values()) >= 16  # the last one is half cut off where there are 8 rows
 
 
 def test_a_slide_without_tissue_has_the_widest_limits(make_slide: MakeSlide) -> None:

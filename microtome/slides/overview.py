@@ -4,6 +4,7 @@ Memory does not depend on the slide's size: it is read in blocks.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from math import ceil, floor
 from typing import Protocol, runtime_checkable
@@ -17,6 +18,9 @@ from microtome.slides.base import Level, Slide
 
 BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
+READERS = 4
+PART_PX = 1 << 20
+"""A block is read by so many threads, at least so much at a time: a store far away answers them at once."""
 SHRINK = 8
 
 
@@ -76,7 +80,7 @@ def overview_bands(slide: Slide, d: int) -> Iterator[npt.NDArray[np.uint8]]:
     for y0, y1 in _steps(rows, floor(level.height_px / cell_px), height):
         band = np.empty((y1 - y0, cols, 3), np.uint8)
         for x0, x1 in _steps(cols, floor(level.width_px / cell_px), width):
-            band[:, x0:x1] = _averages(slide, number, Window(y0, x0, y1, x1), cell_px)
+            _average(slide, number, Window(y0, x0, y1, x1), cell_px, band[:, x0:x1])
         yield band
 
 
@@ -89,22 +93,25 @@ def _power_of_two_below(value: float) -> int:
     return 1 << max(0, floor(value).bit_length() - 1)
 
 
-def _averages(slide: Slide, number: int, block: Window, cell_px: float) -> Pixels:
-    """(y, x, 3) of a block of the overview."""
-    level = slide.levels[number]
-    window = _source(block, cell_px, level)
-    pixels, shrink = _read(slide, number, window, cell_px)
+def _average(slide: Slide, number: int, block: Window, cell_px: float, out: Pixels) -> None:
+    """Put a block of the overview into `out`, (y, x, 3)."""
+    window = _source(block, cell_px, slide.levels[number])
+    shrink = _shrink(slide, number, window, cell_px)
     cell = cell_px / shrink
+    size = ceil(window.height / shrink), ceil(window.width / shrink)
+    is_all = cell == 1.0 and size == (block.height, block.width)
+    pixels = out if is_all else np.empty((*size, 3), np.uint8)
+    _read(slide, number, window, shrink, pixels)
+    if is_all:
+        return
     if cell == 1.0:
-        return pixels.transpose(1, 2, 0)[: block.height, : block.width]
-    interleaved = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    rows = _edges(block.y0, block.y1, cell, window.y0 // shrink, interleaved.shape[0])
-    cols = _edges(block.x0, block.x1, cell, window.x0 // shrink, interleaved.shape[1])
-    out = np.empty((block.height, block.width, 3), np.uint8)
+        out[:] = pixels[: block.height, : block.width]
+        return
+    rows = _edges(block.y0, block.y1, cell, window.y0 // shrink, size[0])
+    cols = _edges(block.x0, block.x1, cell, window.x0 // shrink, size[1])
     for row in range(block.height):
-        band = _row_average(interleaved, rows[row], rows[row + 1])
+        band = _row_average(pixels, rows[row], rows[row + 1])
         out[row] = np.rint(_column_averages(band, cols))
-    return out
 
 
 def _source(block: Window, cell_px: float, level: Level) -> Window:
@@ -115,13 +122,33 @@ def _source(block: Window, cell_px: float, level: Level) -> Window:
     return Window(y0, x0, max(y0 + 1, min(y1, level.height_px)), max(x0 + 1, min(x1, level.width_px)))
 
 
-def _read(slide: Slide, number: int, window: Window, cell_px: float) -> tuple[Pixels, int]:
-    """The window's pixels, and by how much they are shrunk already."""
+def _shrink(slide: Slide, number: int, window: Window, cell_px: float) -> int:
+    """By how much the slide itself shrinks the window's pixels."""
     edges = cell_px, window.y0, window.x0, window.y1, window.x1
     aligned = all(edge % SHRINK == 0 for edge in edges)
-    if aligned and isinstance(slide, Shrinkable) and slide.can_shrink(number):
-        return slide.read_shrunk(number, window, SHRINK), SHRINK
-    return slide.read(number, window), 1
+    return SHRINK if aligned and isinstance(slide, Shrinkable) and slide.can_shrink(number) else 1
+
+
+def _read(slide: Slide, number: int, window: Window, shrink: int, out: Pixels) -> None:
+    """Read a window into (y, x, 3), by threads."""
+    # Between tiles: none is decoded twice.
+    tile_px = slide.tile_size_px[0]
+    step = tile_px * ceil(PART_PX / (tile_px * window.width))
+    inner = range((window.y0 // step + 1) * step, window.y1, step)
+
+    def read_rows(y0: int, y1: int) -> None:
+        part = Window(y0, window.x0, y1, window.x1)
+        if shrink > 1 and isinstance(slide, Shrinkable):
+            pixels = slide.read_shrunk(number, part, shrink)
+        else:
+            pixels = slide.read(number, part)
+        first = (y0 - window.y0) // shrink
+        out[first : first + pixels.shape[1]] = pixels.transpose(1, 2, 0)
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="overview") as readers:
+        edges = pairwise([window.y0, *inner, window.y1])
+        for done in [readers.submit(read_rows, *rows) for rows in edges]:
+            done.result()
 
 
 def _edges(first: int, last: int, cell: float, start_px: int, size_px: int) -> Doubles:
