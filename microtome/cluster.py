@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
@@ -152,7 +152,7 @@ class Cluster:
                     raise RuntimeError(f"{name} waits for what nobody is left to do")
         finally:
             self._running -= mine
-            self._cancel(mine)
+            self._cancel([future for future in mine if not future.done()])
 
     def _submit[T](
         self, work: Callable[..., T], calls: Mapping[str, tuple[Any, ...]], priority: Mapping[str, float]
@@ -191,12 +191,12 @@ class Cluster:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
         self._beside.stop()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
+        # Those that are done too: if their worker ends before it was asked for the result, they begin again.
         self._cancel([future for future in tuple(self._running) if future.key not in begun])
 
-    def _cancel(self, tasks: Iterable["Future[Any]"]) -> None:
-        left = [future for future in tasks if not future.done()]
-        self._cancelled.update(future.key for future in left)
-        self._client.cancel(left, force=True)
+    def _cancel(self, tasks: Sequence["Future[Any]"]) -> None:
+        self._cancelled.update(future.key for future in tasks if not future.done())
+        self._client.cancel(tasks, force=True)
 
     def _await_workers(self) -> None:
         """Until no worker is at work on what was cancelled: it would write into another's result."""

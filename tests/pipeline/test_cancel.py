@@ -1,11 +1,15 @@
 """What nobody waits for any more stops: a thread cannot be stopped from outside, so it asks."""
 
+import os
+import signal
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from microtome.cluster import Abandoned, stop_if_abandoned
+from microtome.cluster import Abandoned, ClusterSpec, connect, stop_if_abandoned
 
 WORKS_S = 60
 
@@ -42,6 +46,39 @@ def test_a_task_that_was_cancelled_ends_at_its_next_step(cluster, tmp_path):
     while not (tmp_path / "abandoned").exists():
         assert time.monotonic() < until_s, "it goes on"
         time.sleep(0.1)
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def test_ctrl_c_ends_a_run_whose_workers_it_has_ended_too():
+    """It goes to all processes of a terminal: results that a worker has kept are lost, and nobody is left."""
+    stopped, ended = threading.Event(), threading.Event()
+
+    def interrupt(cluster):
+        while len(cluster.client.who_has()) < 2:
+            time.sleep(0.1)
+        (worker,) = cluster.client.cluster.workers.values()
+        worker.close_gracefully()  # it starts no other one
+        # Its end is noticed late, after the interrupt: until then the results count as done.
+        os.kill(worker.pid, signal.SIGSTOP)
+        threading.Timer(3, os.kill, (worker.pid, signal.SIGKILL)).start()
+        stopped.set()
+        time.sleep(1)
+        raise Interrupt
+
+    def run():
+        with connect(ClusterSpec(workers=1)) as cluster:
+            fan_out = partial(
+                cluster.fan_out, str, [(1,), (2,)], lambda name: stopped.wait(WORKS_S), name="lost"
+            )
+            with pytest.raises(Interrupt):
+                cluster.at_once([fan_out, partial(interrupt, cluster)])
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    assert ended.wait(WORKS_S), "it waits for what is lost"
 
 
 def test_outside_of_dask_work_goes_on_to_its_end(tmp_path):
