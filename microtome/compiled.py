@@ -69,6 +69,9 @@ class Compiled:
         heads: Floats = self._request.infer(share_outputs=True)["heads"][0]
         return heads[-1], heads[:-1]
 
+    def free_outputs(self) -> None:
+        """OpenVINO keeps what it needs for the next tile."""
+
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""
         import openvino as ov

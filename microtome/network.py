@@ -78,6 +78,10 @@ class Engine(Protocol):
         """Pixel values seen as 0 and as 1 from now on."""
         ...
 
+    def free_outputs(self) -> None:
+        """Memory of what the last call returned, which is no longer used."""
+        ...
+
 
 class Network:
     """A model ready to run on tiles of any shape; for one thread at a time."""
@@ -93,6 +97,10 @@ class Network:
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""
         self.engine.set_limits(limits)
+
+    def free_outputs(self) -> None:
+        """Memory of what the last call returned, which is no longer used."""
+        self.engine.free_outputs()
 
     def run(self, tile: Pixels, *, trimmed: Sides = NO_SIDES, threshold: float = 0) -> tuple[Floats, Floats]:
         """Probability and distances over a tile.

@@ -78,4 +78,4 @@ def shard_of_tiles(
         except NotCopyable as reason:
             raise TileNotCopyable(uri, row * copied.tile_px, col * copied.tile_px, str(reason)) from reason
         chunks[0, row - shard.row * side, col - shard.col * side] = stream
-    return assemble_shard(chunks, (1, side, side))
+    return assemble_shard(sorted(chunks.items()), (1, side, side))

@@ -75,6 +75,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         tally.tiles += 1
         tally.pixels += pixels[0].size
         tally.tile_s.append(read_s + time.perf_counter() - began)
+    network.free_outputs()  # for what follows, and tasks of other stages, need as much
     tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
     candidates = Candidates.concatenate(found) if found else Candidates.empty()
     tally.candidates = len(candidates)

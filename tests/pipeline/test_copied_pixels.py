@@ -198,7 +198,7 @@ def test_verify_passes_a_copy_and_names_chunks_that_are_no_tiles(result, tiled, 
     chunks = dict(chunks_of(copy.get("0/c/0/1/1"), (1, 2, 2)))
     chunks[0, 0, 1] = simplejpeg.encode_jpeg(np.zeros((128, 256, 3), np.uint8))
     chunks[0, 1, 0] = chunks[0, 1, 0][:-500]
-    rewrite(copy, "0/c/0/1/1", assemble_shard(chunks, (1, 2, 2)))
+    rewrite(copy, "0/c/0/1/1", assemble_shard(sorted(chunks.items()), (1, 2, 2)))
     faults = "\n".join(verify_result(copy.uri).faults)
     assert "0/c/0/1/1: the chunk at 0, 1 is a picture of 256 x 128 px" in faults
     assert "0/c/0/1/1: the chunk at 1, 0 cannot be decoded" in faults

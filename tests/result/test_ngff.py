@@ -119,8 +119,8 @@ def test_a_shard_can_be_put_together_from_chunks_that_are_encoded_already(plan_o
     ((_, whole),) = encode(spec, 0, 0, block)
     table = np.frombuffer(whole[-4 - 64 : -4], "<u8").reshape(2, 2, 2)
     offset, size = table[1, 0]
-    assert assemble_shard({(1, 0): whole[offset : offset + size]}, (2, 2)) == whole
-    assert assemble_shard({}, (2, 2)) is None
+    assert assemble_shard([((1, 0), whole[offset : offset + size])], (2, 2)) == whole
+    assert assemble_shard([], (2, 2)) is None
 
 
 def test_every_group_is_valid_by_ome_zarr_models(either, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
+import psutil
 import pytest
 
 from microtome.compiled import Compiled
@@ -121,6 +122,15 @@ def test_a_second_thread_is_told_that_a_network_takes_one_tile_at_a_time() -> No
     assert [error is None for error in errors].count(True) == 1
     with pytest.raises(RuntimeError, match="one tile at a time"):
         raise next(error for error in errors if error)
+
+
+def test_outputs_that_are_freed_are_given_back_and_the_next_tile_is_the_same() -> None:
+    unet, tile = unet_of(PLAIN), noise(2048, 2048)
+    first = heads_of(unet, tile)
+    before = psutil.Process().memory_info().rss
+    unet.free_outputs()
+    assert before - psutil.Process().memory_info().rss > 0.9 * first.nbytes
+    assert np.array_equal(heads_of(unet, tile), first)
 
 
 def test_a_plan_says_what_computes_its_network(tcga_slide: Path) -> None:
