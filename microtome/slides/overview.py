@@ -6,7 +6,7 @@ Memory does not depend on the slide's size: it is read in blocks.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from math import ceil, floor
+from math import ceil, floor, lcm
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -131,9 +131,9 @@ def _shrink(slide: Slide, number: int, window: Window, cell_px: float) -> int:
 
 def _read(slide: Slide, number: int, window: Window, shrink: int, out: Pixels) -> None:
     """Read a window into (y, x, 3), by threads."""
-    # Between tiles: none is decoded twice.
-    tile_px = slide.tile_size_px[0]
-    step = tile_px * ceil(PART_PX / (tile_px * window.width))
+    # Between tiles, as far as all levels have those of level 0: none is decoded twice.
+    tiles_px = lcm(slide.tile_size_px[0], shrink)
+    step = tiles_px * ceil(PART_PX / (tiles_px * window.width))
     inner = range((window.y0 // step + 1) * step, window.y1, step)
 
     def read_rows(y0: int, y1: int) -> None:

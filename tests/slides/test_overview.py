@@ -64,6 +64,23 @@ def test_levels_off_the_grid_are_resampled_to_it(tmp_path: Path, tissue: Pixels)
     assert np.abs(small - averages(path, 0, 4)).mean() < 4
 
 
+def test_threads_read_what_one_would_though_the_finest_level_has_other_tiles(
+    tmp_path: Path, tissue: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "strips.tif"
+    whole = tissue[:1024, :1024]
+    options = {"photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(whole, rowsperstrip=60, compression="deflate", **options)
+        tiff.write(makers.half(whole), subfiletype=1, tile=(64, 64), compression="jpeg", **options)
+    with open_slide(str(path)) as slide:
+        at_once, d = overview(slide, 64)
+        monkeypatch.setattr("microtome.slides.overview.PART_PX", 1)  # a part is a row of tiles
+        in_parts, _ = overview(slide, 64)
+    assert d == 16.0
+    assert np.array_equal(in_parts, at_once)
+
+
 def test_a_slide_that_is_small_is_its_own_overview(tmp_path: Path, tissue: Pixels) -> None:
     with open_slide(str(makers.png(tmp_path, tissue))) as slide:
         small, d = overview(slide, 2000)
