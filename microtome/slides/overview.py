@@ -20,7 +20,7 @@ BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
 READERS = 4
 PART_PX = 1 << 20
-"""A block is read by so many threads, at least so much at a time: a store far away answers them at once."""
+"""A block is read by so many threads, in parts of at least so much: a store far away answers them at once."""
 SHRINK = 8
 
 
