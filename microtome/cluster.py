@@ -144,6 +144,7 @@ class Cluster:
                     on_done(_result_of(future))
                     # A finished future that is held would run again should its worker die.
                     future.release()
+                    self._running.discard(future)
                 elif self._beside.is_stopped:
                     raise StoppedBeside(name)
                 elif not held:
@@ -191,8 +192,9 @@ class Cluster:
         """Cancel what runs; `let_end`: all but what has begun, which may be writing."""
         self._beside.stop()
         begun = {key for keys in self._client.processing().values() for key in keys} if let_end else set()
-        # Those that are done too: if their worker ends before it was asked for the result, they begin again.
-        self._cancel([future for future in tuple(self._running) if future.key not in begun])
+        left = [future for future in tuple(self._running) if future.key not in begun]
+        # After Ctrl-C those that are done too: it ends the workers, and what they kept would begin again.
+        self._cancel([future for future in left if not (let_end and future.done())])
 
     def _cancel(self, tasks: Sequence["Future[Any]"]) -> None:
         self._cancelled.update(future.key for future in tasks if not future.done())

@@ -70,7 +70,7 @@ class Compiled:
         return heads[-1], heads[:-1]
 
     def free_outputs(self) -> None:
-        """OpenVINO keeps what it needs for the next tile."""
+        """Nothing is: OpenVINO keeps it for the next tile."""
 
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""

@@ -13,11 +13,13 @@ IMPORTED = ("distributed.nanny", "distributed.worker", "microtome.stages")
 def load() -> None:
     """Import what this process lacks."""
     gc.disable()  # imports make a million objects and no garbage: to look through them takes 0.3 s
-    for name in IMPORTED:
-        import_module(name)
-    run_a_kernel()
-    gc.freeze()  # what was imported stays: else each collection of a worker looks through it
-    gc.enable()
+    try:
+        for name in IMPORTED:
+            import_module(name)
+        run_a_kernel()
+        gc.freeze()  # what was imported stays: else each collection of a worker looks through it
+    finally:
+        gc.enable()
 
 
 def run_a_kernel() -> None:

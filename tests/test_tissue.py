@@ -295,31 +295,43 @@ def test_limits_are_percentiles_of_all_channels_with_black_filling_left_out(make
     assert limits.high == np.percentile(values, 99, method="inverted_cdf")
 
 
-def tissue_of(rows: int, cols: int) -> TissueMask:
-    """A slide of so many squares of 1024 px, all of them tissue, of which half a square is cut off below."""
-    return TissueMask(np.ones((16 * rows - 8, 16 * cols), bool), 64, 1024 * rows - 512, 1024 * cols)
+def tissue_of(rows: int, cols: int, cut_px: int = 0) -> TissueMask:
+    """A slide of so many squares of 1,024 px, all of them tissue, of which some px are cut off below."""
+    height_px = 1024 * rows - cut_px
+    return TissueMask(np.ones((height_px // 64, 16 * cols), bool), 64, height_px, 1024 * cols)
 
 
-def test_limits_of_a_small_slide_are_measured_on_all_squares_with_tissue() -> None:
-    windows = sampled(tissue_of(8, 8))
-    seen = np.zeros((1024 * 8 - 512, 1024 * 8), np.uint8)
+@pytest.mark.parametrize("cut_px", [0, 512])
+def test_limits_of_a_small_slide_are_measured_on_all_squares_with_tissue(cut_px: int) -> None:
+    windows = sampled(tissue_of(8, 8, cut_px), tile_px=256)
+    seen = np.zeros((1024 * 8 - cut_px, 1024 * 8), np.uint8)
     for window in windows:
         seen[window.y0 : window.y1, window.x0 : window.x1] += 1
     assert np.all(seen == 1)
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(16, 16), (8, 16), (8, 32), (23, 31), (160, 160)])
+@pytest.mark.parametrize("cut_px", [0, 512])
+@pytest.mark.parametrize(
+    ("rows", "cols"), [(5, 13), (8, 16), (8, 32), (16, 16), (23, 31), (32, 32), (64, 32), (160, 160)]
+)
 def test_limits_of_a_large_slide_are_measured_on_quarters_of_all_four_kinds_everywhere(
-    rows: int, cols: int
+    rows: int, cols: int, cut_px: int
 ) -> None:
-    windows = sampled(tissue_of(rows, cols))
-    assert len(windows) == len(set(windows)) == 256
+    windows = sampled(tissue_of(rows, cols, cut_px), tile_px=512)
+    # Of the last row's squares, the lower quarters may be cut off.
+    assert 256 - 256 / rows <= len(windows) == len(set(windows)) <= 256
     assert {window.area_px for window in windows} == {512 * 512}
     kinds = Counter((window.y0 // 512 % 2, window.x0 // 512 % 2) for window in windows)
     assert len(kinds) == 4
     assert min(kinds.values()) >= 48
-    eighths = Counter(8 * window.y0 // (1024 * rows) for window in windows)
-    assert min(eighths.values()) >= 16  # the last one is half cut off where there are 8 rows
+    fifths = Counter(5 * window.y0 // (1024 * rows) for window in windows)
+    assert min(fifths.values()) >= 24
+
+
+def test_where_tiles_are_large_limits_are_measured_on_whole_squares() -> None:
+    windows = sampled(tissue_of(32, 32), tile_px=1024)
+    assert len(set(windows)) == 128
+    assert {window.area_px for window in windows} == {1024 * 1024}
 
 
 def test_a_slide_without_tissue_has_the_widest_limits(make_slide: MakeSlide) -> None:

@@ -19,8 +19,9 @@ from microtome.slides.base import Level, Slide
 BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
 READERS = 4
+"""Threads that read a block, part by part: a store far away answers them at once."""
 PART_PX = 1 << 20
-"""A block is read by so many threads, in parts of at least so much: a store far away answers them at once."""
+"""Parts are at least so large."""
 SHRINK = 8
 
 
@@ -146,9 +147,8 @@ def _read(slide: Slide, number: int, window: Window, shrink: int, out: Pixels) -
         out[first : first + pixels.shape[1]] = pixels.transpose(1, 2, 0)
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="overview") as readers:
-        edges = pairwise([window.y0, *inner, window.y1])
-        for done in [readers.submit(read_rows, *rows) for rows in edges]:
-            done.result()
+        for _ in readers.map(read_rows, [window.y0, *inner], [*inner, window.y1]):
+            pass
 
 
 def _edges(first: int, last: int, cell: float, start_px: int, size_px: int) -> Doubles:

@@ -65,7 +65,7 @@ class Unet:
             self._values = np.clip(np.rint(self._values / first.seen_step), 0, 255).astype(np.uint8)
 
     def free_outputs(self) -> None:
-        """134 MB of the largest tile; the maps are kept."""
+        """138 MB of the largest tile, once nobody holds them; the maps are kept."""
         self._heads = aligned(0)
 
     def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> Heads:

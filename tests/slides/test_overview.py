@@ -11,7 +11,7 @@ import tifffile
 from microtome.arrays import Pixels
 from microtome.grid import Window
 from microtome.slides import open_slide
-from microtome.slides.overview import overview
+from microtome.slides.overview import READERS, overview
 from tests.slides import makers
 
 
@@ -64,21 +64,49 @@ def test_levels_off_the_grid_are_resampled_to_it(tmp_path: Path, tissue: Pixels)
     assert np.abs(small - averages(path, 0, 4)).mean() < 4
 
 
-def test_threads_read_what_one_would_though_the_finest_level_has_other_tiles(
-    tmp_path: Path, tissue: Pixels, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("compression", "most"), [("deflate", 0.5 + 1e-6), ("jpeg", 8)])
+@pytest.mark.parametrize("max_px", [64, 512])
+def test_parts_that_threads_read_fit_together(
+    compression: str,
+    most: float,
+    max_px: int,
+    tmp_path: Path,
+    tissue: Pixels,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In squares of 8 px, which libjpeg averages, and px by px, of several blocks; strips end elsewhere."""
+    monkeypatch.setattr("microtome.slides.overview.PART_PX", 1)
+    monkeypatch.setattr("microtome.slides.overview.BLOCK_PX", 256 * 512)
     path = tmp_path / "strips.tif"
-    whole = tissue[:1024, :1024]
+    whole, half = tissue[:1024, :1024], makers.half(tissue[:1024, :1024])
     options = {"photometric": "rgb", "metadata": None}
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(whole, rowsperstrip=60, compression="deflate", **options)
-        tiff.write(makers.half(whole), subfiletype=1, tile=(64, 64), compression="jpeg", **options)
+        tiff.write(half, subfiletype=1, tile=(64, 64), compression=compression, **options)
     with open_slide(str(path)) as slide:
-        at_once, d = overview(slide, 64)
-        monkeypatch.setattr("microtome.slides.overview.PART_PX", 1)  # a part is a row of tiles
-        in_parts, _ = overview(slide, 64)
-    assert d == 16.0
-    assert np.array_equal(in_parts, at_once)
+        small, d = overview(slide, max_px)
+    assert d == 1024 / max_px
+    # libjpeg averages before it clips.
+    assert np.abs(small - averages(path, 1, 512 // max_px)).max() <= most
+
+
+def test_what_cannot_be_read_is_said_soon(
+    tmp_path: Path, tissue: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("microtome.slides.overview.PART_PX", 1)
+    path = tmp_path / "tiles.tif"
+    tifffile.imwrite(path, tissue[:1024, :1024], photometric="rgb", tile=(16, 1024), metadata=None)
+    asked = []
+
+    def fail(level: int, window: Window) -> Pixels:
+        asked.append(window)
+        raise OSError("the store is gone")
+
+    with open_slide(str(path)) as slide:
+        monkeypatch.setattr(slide, "read", fail)
+        with pytest.raises(OSError, match="the store is gone"):
+            overview(slide, 1024)
+    assert len(asked) <= 3 * READERS  # of 64
 
 
 def test_a_slide_that_is_small_is_its_own_overview(tmp_path: Path, tissue: Pixels) -> None:
