@@ -11,7 +11,7 @@ from microtome.arrays import Ints, Pixels
 from microtome.errors import FluorescenceSlide
 from microtome.grid import Grid, Window
 from microtome.slides.base import Slide
-from microtome.slides.overview import overview
+from microtome.slides.overview import READERS, overview
 from microtome.tissue_mask import TissueMask
 
 BLOCK_PX = 1024
@@ -20,8 +20,6 @@ MOST_BLOCKS = 128
 """134 MP: about a second of a core."""
 MOST_QUARTERS = 256
 """67 MP. As exact, in half of the time, where tiles are no larger than a quarter."""
-READERS = 4
-"""Squares are read and counted by so many threads: a store far away answers them at once."""
 GLANCE_PX = 1024
 """Longer side of the overview that shows whether a slide is brightfield."""
 

@@ -19,7 +19,7 @@ from microtome.slides.base import Level, Slide
 BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
 READERS = 4
-"""Threads that read a block, part by part: a store far away answers them at once."""
+"""Threads that read what a plan looks at, part by part: a store far away answers them at once."""
 PART_PX = 1 << 20
 """Parts are at least so large."""
 SHRINK = 8
