@@ -201,12 +201,18 @@ class Cluster:
         self._client.cancel(tasks, force=True)
 
     def _await_workers(self) -> None:
-        """Until no worker is at work on what was cancelled: it would write into another's result."""
+        """Until no worker is at work on what was cancelled: it would write into another's result.
+
+        A worker is asked by another connection than tasks come by: one that was sent just before it was
+        cancelled may arrive after the first look. Hence what two looks have not found is not at work.
+        """
         end_s = time.monotonic() + END_WITHIN_S
+        missed: set[Any] = set()
         with suppress(OSError, TimeoutError):  # nobody can be asked: what went wrong is told already
             while self._cancelled and time.monotonic() < end_s:
-                at_work = self._client.run(_keys_at_work, on_error="ignore").values()
-                self._cancelled.intersection_update(set().union(*at_work))
+                at_work = set().union(*self._client.run(_keys_at_work, on_error="ignore").values())
+                self._cancelled -= missed - at_work
+                missed = self._cancelled - at_work
                 time.sleep(LOOK_EVERY_S)
         self._cancelled.clear()
 

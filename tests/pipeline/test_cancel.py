@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from distributed import get_worker
 
+from microtome import cluster as cluster_module
 from microtome.cluster import Abandoned, ClusterSpec, connect, stop_if_abandoned
 
 WORKS_S = 60
@@ -47,6 +49,39 @@ def test_a_task_that_was_cancelled_ends_at_its_next_step(cluster, tmp_path):
     while not (tmp_path / "abandoned").exists():
         assert time.monotonic() < until_s, "it goes on"
         time.sleep(0.1)
+
+
+def mark(folder, late, index):
+    time.sleep(1 if get_worker().address == late else 0)
+    (Path(folder) / str(index)).touch()
+
+
+def hear_late(dask_worker, by_s=0.3):
+    """What the scheduler says to this worker arrives late, but in its order; what others ask does not."""
+    for op, handler in dask_worker.stream_handlers.items():
+        dask_worker.stream_handlers[op] = partial(_later, dask_worker.loop, by_s, handler)
+
+
+def _later(loop, by_s, handler, **message):
+    loop.call_later(by_s, partial(handler, **message))
+
+
+def test_a_task_that_arrives_at_its_worker_after_it_was_cancelled_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_module, "LOOK_EVERY_S", 0.5)
+
+    def stop(name):
+        raise Stop
+
+    with connect(ClusterSpec(workers=2)) as cluster:
+        cluster.fan_out(str, [(1,), (2,)], lambda number: None, name="first")
+        late, _ = cluster.client.scheduler_info()["workers"]
+        cluster.client.run(hear_late, workers=[late])
+        calls = [(str(tmp_path), late, index) for index in range(2)]
+        with pytest.raises(Stop):
+            cluster.at_once([partial(cluster.fan_out, mark, calls, stop, name="late")])
+        left = sorted(tmp_path.iterdir())
+        time.sleep(2)
+        assert sorted(tmp_path.iterdir()) == left, "it was still at work"
 
 
 class Interrupt(BaseException):
