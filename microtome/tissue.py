@@ -64,6 +64,8 @@ RIM_PX = 4
 
 BAND_PX = 256
 """Overviews are worked on in bands of so many rows, as int16 copies of a whole one are large."""
+SPECK_BAND_PX = 1024
+"""And specks are sought in bands of so many, with a margin: numbers of pieces take 105 MB of a whole one."""
 
 type Plane = npt.NDArray[np.uint8]
 """(y, x) or (y, x, 3) uint8."""
@@ -111,7 +113,7 @@ def find_tissue(slide: Slide, mpp: Mpp | None = None) -> TissueMask:
     cell_px = fit_cell(height_px, width_px, max(wanted_px, factor))
     shape = -(-height_px // cell_px), -(-width_px // cell_px)
     cells = _any_in(_grow(stained, GROWN_PX), cell_px // factor, shape)
-    return TissueMask(cells, cell_px, height_px, width_px)
+    return TissueMask.of(cells, cell_px, height_px, width_px)
 
 
 def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
@@ -125,9 +127,10 @@ def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
     chroma = _chroma(rgb, glass)
     chroma[roughness == 0] = 0  # filling, of whatever colour: the scanner has no two equal pixels
     ink = _has_hue_of_ink(rgb, glass)
+    del pixels, rgb  # each plane takes 26 MB on the largest slides, and to find pieces takes six more
     smooth_ink = roughness <= INK_RANGE
     smooth_ink &= ink
-    del pixels, rgb, roughness  # to find pieces takes six times a plane: 160 MB on the largest slides
+    del roughness
     core = _pieces_of_ink(ink, smooth_ink, chroma, glass, pixel_um2)
     del ink, smooth_ink
     stained = (chroma >= glass.least_chroma).view(np.uint8)
@@ -149,7 +152,8 @@ def _shrunk_overview(slide: Slide, downsample: int, factor: int) -> Pixels:
         if whole:
             shrunk[done : done + whole // factor] = _shrink(rows[:whole], factor)
             done += whole // factor
-        left = rows[whole:]
+        left = rows[whole:].copy()
+        del band, rows  # before the next one is made
     if len(left):
         shrunk[done:] = _shrink(left, factor)
     return shrunk.transpose(2, 0, 1)
@@ -319,6 +323,16 @@ def _grow(mask: Mask, by_px: int) -> Mask:
 
 def _without_specks(stained: Plane, excess: Plane, least: float) -> Mask:
     """Without the small 8-connected pieces whose excess chroma adds up to less than `least`."""
+    kept = np.empty(stained.shape, bool)
+    for y in range(0, len(stained), SPECK_BAND_PX):
+        # A piece that reaches from a band beyond its margin has a pixel in each row: it is not small.
+        top, bottom = max(0, y - SPECK_PX), y + SPECK_BAND_PX + SPECK_PX
+        band = _without_specks_of(stained[top:bottom], excess[top:bottom], least)
+        kept[y : y + SPECK_BAND_PX] = band[y - top :][:SPECK_BAND_PX]
+    return kept
+
+
+def _without_specks_of(stained: Plane, excess: Plane, least: float) -> Mask:
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= SPECK_PX
     kept[0] = True

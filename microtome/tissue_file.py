@@ -70,7 +70,7 @@ def _from_polygons(path: Path, slide: Slide) -> TissueMask:
         raise TissueFileError(
             str(path), f"its outlines lie off the slide ({size})", "give them in level-0 px, (x, y)"
         )
-    return TissueMask(cells.astype(bool), cell_px, level.height_px, level.width_px)
+    return TissueMask.of(cells.astype(bool), cell_px, level.height_px, level.width_px)
 
 
 def _read_polygons(path: Path) -> list[list[Ring]]:
@@ -128,7 +128,7 @@ def _from_image(path: Path, slide: Slide) -> TissueMask:
             "give a mask of the whole slide, at any size",
         )
     cell_px = fit_cell(level.height_px, level.width_px, CELL_PX)
-    return TissueMask(
+    return TissueMask.of(
         _cells_marked(marked, cell_px, level.height_px, level.width_px),
         cell_px,
         level.height_px,

@@ -112,7 +112,7 @@ def stage(name: str, **counted: object) -> StageReport:
 
 def no_tissue(plan: Plan) -> Plan:
     mask = plan.tissue_mask
-    empty = TissueMask(np.zeros_like(mask.mask), mask.cell_px, mask.height_px, mask.width_px)
+    empty = TissueMask.of(np.zeros_like(mask.mask), mask.cell_px, mask.height_px, mask.width_px)
     return replace(plan, tissue=replace(plan.tissue, mask=empty.pack(), area_px=0))
 
 
@@ -186,7 +186,9 @@ def test_a_slide_smaller_than_a_field_is_shown_whole(plan, stats):
     small = replace(
         plan,
         slide=replace(plan.slide, levels=(replace(plan.slide.levels[0], height_px=300, width_px=400),)),
-        tissue=replace(plan.tissue, mask=TissueMask(np.ones((5, 7), bool), 64, 300, 400).pack(), cell_px=64),
+        tissue=replace(
+            plan.tissue, mask=TissueMask.of(np.ones((5, 7), bool), 64, 300, 400).pack(), cell_px=64
+        ),
     )
     density = measure_density(small, ShardStats.merge(small, []))
     regions = choose_regions(small, density, lambda window: 1.0)
@@ -264,7 +266,7 @@ def test_tissue_cut_by_the_scan_is_pointed_out(plan):
     mask = plan.tissue_mask
 
     def with_cells(cells: np.ndarray) -> Plan:
-        changed = TissueMask(cells, mask.cell_px, mask.height_px, mask.width_px)
+        changed = TissueMask.of(cells, mask.cell_px, mask.height_px, mask.width_px)
         record = replace(plan.tissue, mask=changed.pack(), area_px=changed.area_px())
         return replace(plan, tissue=record)
 

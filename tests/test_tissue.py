@@ -23,7 +23,7 @@ from microtome.errors import FluorescenceSlide, TissueFileError
 from microtome.grid import Window
 from microtome.slides import Mpp, Slide, open_slide
 from microtome.stain import StainLimits, check_brightfield, find_limits, is_fluorescence, sampled
-from microtome.tissue import find_tissue
+from microtome.tissue import SPECK_BAND_PX, SPECK_PX, find_tissue, stained_pixels
 from microtome.tissue_file import read_tissue
 from microtome.tissue_mask import TissueMask, all_tissue, fit_cell
 
@@ -190,6 +190,22 @@ def test_a_field_of_nothing_but_tissue_keeps_every_drawn_nucleus(shared_data: Pa
     assert lost == 0
 
 
+def test_a_speck_is_one_wherever_it_lies() -> None:
+    """Specks are sought band by band: a piece that is cut by a band's edge is judged as a whole."""
+    rng = np.random.default_rng(0)
+    high, wide, um2 = 2 * SPECK_BAND_PX, 600, 0.25
+    noise = cv2.GaussianBlur(rng.standard_normal((high, wide)).astype(np.float32), (0, 0), 1.5)
+    noise[:2] = noise[-2 * SPECK_PX :] = -1
+    drawn = noise > 0.25
+    shades = rng.integers(-1, 2, (high, wide, 1))
+    rgb = (np.where(drawn[..., None], (226, 212, 226), (240, 240, 240)) + shades).astype(np.uint8)
+    expected = stained_pixels(rgb.transpose(2, 0, 1), um2)
+    assert 0.2 < expected[drawn].mean() < 0.8, "some pieces are specks, some are not"
+    for by in range(9, 2 * SPECK_PX, 9):
+        rolled = np.roll(rgb, by, axis=0).transpose(2, 0, 1)
+        assert np.array_equal(np.roll(stained_pixels(rolled, um2), -by, axis=0), expected)
+
+
 def test_the_same_slide_has_the_same_mask_each_time(cmu_slide: Path) -> None:
     masks = []
     for _ in range(2):
@@ -212,7 +228,7 @@ def masks(draw_from: st.DrawFn) -> TissueMask:
     cells = random.random((-(-height // cell_px), -(-width // cell_px))) < draw_from(
         st.sampled_from([0.0, 0.2, 1.0])
     )
-    return TissueMask(cells, cell_px, height, width)
+    return TissueMask.of(cells, cell_px, height, width)
 
 
 @given(tissue=masks())
@@ -298,7 +314,7 @@ def test_limits_are_percentiles_of_all_channels_with_black_filling_left_out(make
 def tissue_of(rows: int, cols: int, cut_px: int = 0) -> TissueMask:
     """A slide of so many squares of 1,024 px, all of them tissue, of which some px are cut off below."""
     height_px = 1024 * rows - cut_px
-    return TissueMask(np.ones((height_px // 64, 16 * cols), bool), 64, height_px, 1024 * cols)
+    return TissueMask.of(np.ones((height_px // 64, 16 * cols), bool), 64, height_px, 1024 * cols)
 
 
 @pytest.mark.parametrize("cut_px", [0, 512])
@@ -336,7 +352,7 @@ def test_where_tiles_are_large_limits_are_measured_on_whole_squares() -> None:
 
 def test_a_slide_without_tissue_has_the_widest_limits(make_slide: MakeSlide) -> None:
     slide = make_slide(glass(1024, 1024))
-    nothing = TissueMask(np.zeros((16, 16), bool), 64, 1024, 1024)
+    nothing = TissueMask.of(np.zeros((16, 16), bool), 64, 1024, 1024)
     assert find_limits(slide, nothing, 1.0, 99.8) == StainLimits(0.0, 255.0)
 
 

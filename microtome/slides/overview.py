@@ -16,7 +16,7 @@ from microtome.arrays import Doubles, Floats, Pixels
 from microtome.grid import Window
 from microtome.slides.base import Level, Slide
 
-BLOCK_PX = 24 << 20
+BLOCK_PX = 12 << 20
 BLOCK_WIDTH_PX = 32 << 10
 READERS = 4
 """Threads that read what a plan looks at, part by part: a store far away answers them at once."""

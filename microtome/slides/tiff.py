@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
 from microtome.arrays import Ints, Pixels
@@ -129,7 +130,7 @@ class TiffStore:
         self._source.close()
 
 
-def _batches(indices: Ints, counts: Ints) -> list[Ints]:
+def _batches(indices: Ints, counts: npt.NDArray[np.uint32]) -> list[Ints]:
     """Tiles in order, in lots of about `BATCH_BYTES`."""
     lots = np.cumsum(counts[indices].sum(axis=1)) // BATCH_BYTES
     return np.split(indices, np.flatnonzero(np.diff(lots)) + 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 
 from microtome.arrays import Ints
@@ -33,8 +34,8 @@ class TiffLevel:
     grid: TileGrid
     offsets: Ints
     """(tiles, parts); several parts where each colour is a plane of its own."""
-    counts: Ints
-    """(tiles, parts); 0 where the file holds no pixels."""
+    counts: npt.NDArray[np.uint32]
+    """(tiles, parts) bytes; 0 where the file holds no pixels."""
     raw_rows: bool
     """Whether the tiles are rows of uncompressed pixels, cut by us and not by the file."""
 
@@ -136,7 +137,9 @@ def _level(uri: str, image: Any) -> TiffLevel:
         raise NotASlide(
             uri, f"its level of {grid.width_px} x {grid.height_px} px has {len(offsets)} of {needed} tiles"
         )
-    return TiffLevel(page, grid, offsets[:needed], counts[:needed], raw_rows)
+    # No tile takes 4 GB: a count beyond that is damage, and the file ends before it.
+    lengths = np.minimum(counts[:needed], np.iinfo(np.uint32).max).astype(np.uint32)
+    return TiffLevel(page, grid, offsets[:needed], lengths, raw_rows)
 
 
 def _refuse_pixels(uri: str, page: tifffile.TiffPage, pages: int, image: Any) -> None:
