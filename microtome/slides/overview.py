@@ -16,8 +16,10 @@ from microtome.arrays import Doubles, Floats, Pixels
 from microtome.grid import Window
 from microtome.slides.base import Level, Slide
 
-BLOCK_PX = 12 << 20
+BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
+BAND_PX = 12 << 20
+"""A band of the overview is no larger: 36 MB."""
 READERS = 4
 """Threads that read what a plan looks at, part by part: a store far away answers them at once."""
 PART_PX = 1 << 20
@@ -77,7 +79,7 @@ def overview_bands(slide: Slide, d: int) -> Iterator[npt.NDArray[np.uint8]]:
     # Steps are powers of two, so that few tiles are read for two blocks of at most `BLOCK_PX` of
     # the level; cells that reach beyond the level are in blocks of their own.
     width = _power_of_two_below(min(BLOCK_WIDTH_PX, 2 * cols * cell_px) / cell_px)
-    height = _power_of_two_below(BLOCK_PX / (width * cell_px**2))
+    height = _power_of_two_below(min(BLOCK_PX / (width * cell_px**2), BAND_PX / cols))
     for y0, y1 in _steps(rows, floor(level.height_px / cell_px), height):
         band = np.empty((y1 - y0, cols, 3), np.uint8)
         for x0, x1 in _steps(cols, floor(level.width_px / cell_px), width):
