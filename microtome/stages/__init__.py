@@ -23,5 +23,5 @@ class Stage(Protocol):
         ...
 
 
-STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer, stitch), (export, pyramid), (publish,))
-"""Stages of one step run at once: none needs another to be complete before it may begin."""
+STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer, stitch), (export, pyramid, publish))
+"""Stages of one step run at once; what waits for another's work says so itself."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from microtome.cluster import Cluster
 from microtome.cpu import machine_record
+from microtome.errors import SlideChanged
 from microtome.grid import Window
 from microtome.model import models_folder
 from microtome.ngff import metadata
@@ -18,9 +19,10 @@ from microtome.report.page import Sources, write_report
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import RunFacts
 from microtome.slides import BadTile, OnBadTile, open_slide
+from microtome.stages import export, pyramid
 from microtome.stages.run import Run, drop_network
 from microtome.stages.stitch import read_nuclei_parts, stats_key
-from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
+from microtome.stages.sweep import Needs, OnShard, Tally, stage_report, sweep
 from microtome.store import PARTS, PLAN, ResultStore
 
 NAME = "publish"
@@ -29,8 +31,9 @@ STAGES = ("chunk", "infer", "stitch", "pyramid", "export", NAME)
 
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
-    """One task; then the parts that shards left for each other go."""
-    swept = sweep(run, cluster, NAME, publish_result, [(0,)], on_shard)
+    """One task, after all others; then the parts that shards left for each other go."""
+    needs = Needs([export.NAME, *pyramid.sweeps_of(run.plan)])
+    swept = sweep(run, cluster, NAME, publish_result, [(0,)], on_shard, needs=needs)
     tidy(run)
     return stage_report(NAME, swept)
 
@@ -56,6 +59,8 @@ def publish_result(run: Run, index: int, tally: Tally) -> None:
     bad_tiles = {BadTile(*place) for place in places.union(plan.tissue.bad_tiles)}
     # For its pictures, which also come from levels that nothing else reads, no result is given up.
     with tally.timed("report"), open_slide(plan.slide.uri, on_bad_tile=OnBadTile.BLANK) as slide:
+        if slide.identity != plan.slide.identity:
+            raise SlideChanged(plan.slide.uri)
         sources = Sources(
             levels=slide.levels, read=slide.read, nuclei_in=lambda window: nuclei_near(run, window)
         )

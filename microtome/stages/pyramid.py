@@ -5,6 +5,7 @@ from typing import Any, Literal
 from microtome.cluster import Cluster
 from microtome.grid import Grid
 from microtome.ngff import TASK_LEVELS, ArraySpec, image_arrays, label_arrays
+from microtome.plan import Plan
 from microtome.pyramid import halve_labels, halve_pixels
 from microtome.records import StageReport
 from microtome.shards import decode, keys_in
@@ -21,12 +22,17 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     """Levels 4 to 6 from level 3, then 7 to 9 from level 6, as far as the slide has them."""
     images, labels = image_arrays(run.plan), label_arrays(run.plan)
     sweeps = []
-    for base in range(TASK_LEVELS, run.plan.levels - 1, TASK_LEVELS):
+    for name, base in sweeps_of(run.plan).items():
         blocks: list[tuple[Kind, int]] = [("labels", block.index) for block in blocks_of(labels, base)]
         blocks += [("pixels", block.index) for block in blocks_of(images, base)] if images else []
         calls = [(number, base, kind, index) for number, (kind, index) in enumerate(blocks)]
-        sweeps.append(sweep(run, cluster, f"{NAME}.{base + 1}", pyramid_block, calls, on_shard))
+        sweeps.append(sweep(run, cluster, name, pyramid_block, calls, on_shard))
     return stage_report(NAME, *sweeps)
+
+
+def sweeps_of(plan: Plan) -> dict[str, int]:
+    """The level that each sweep starts from, in their order."""
+    return {f"{NAME}.{base + 1}": base for base in range(TASK_LEVELS, plan.levels - 1, TASK_LEVELS)}
 
 
 def blocks_of(arrays: tuple[ArraySpec, ...], base: int) -> Grid:

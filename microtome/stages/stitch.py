@@ -56,7 +56,7 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
         return with_tissue & {near.index for near in run.plan.grid.around(run.plan.grid[index])}
 
     calls = [(shard.index,) for shard in shards]
-    needs = Needs(infer.NAME, inferred_around)
+    needs = Needs([infer.NAME], inferred_around)
     settled = sweep(run, cluster, NAME, settle_shard, calls, on_shard, needs=needs)
     first = first_labels(settled.reports)
     painted = [

@@ -78,15 +78,15 @@ type Work = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the shards of a sweep wait for, of one that runs beside it."""
+    """What the shards of a sweep wait for, of others that run beside it."""
 
-    sweep: str
-    of: Callable[[int], Collection[int]]
-    """The shards of that sweep which a shard's work begins after."""
+    sweeps: Collection[str]
+    of: Callable[[int], Collection[int]] | None = None
+    """The shards of those sweeps which a shard's work begins after; None: all of them."""
 
 
 class TooEarly(Exception):
-    """A shard needs more of the sweep that it waits for: once that is complete, it is tried again."""
+    """A shard needs more of the sweeps that it waits for: once they are complete, it is tried again."""
 
 
 def sweep(
@@ -145,10 +145,11 @@ def sweep(
         )
 
     on_shard(_progress(name, len(calls), reports, resumed, None))
-    fan_out(lambda shard: [(run.ref, needs.sweep, other) for other in needs.of(shard)] if needs else ())
-    if needs:
-        whole = (run.ref, needs.sweep)
-        fan_out(lambda shard: [whole])  # those for which it was too early
+    others = needs.sweeps if needs else ()
+    if needs and (of := needs.of):
+        fan_out(lambda shard: [(run.ref, other, near) for other in others for near in of(shard)])
+    # What is left by now was too early, or needs all of the others.
+    fan_out(lambda shard: [(run.ref, other) for other in others])
     if unread and run.plan.slide.on_bad_tile == "fail":
         first = min(unread)
         place = (first.level, first.index, first.y_px, first.x_px)

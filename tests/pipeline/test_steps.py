@@ -228,13 +228,30 @@ def test_a_shard_for_which_it_was_too_early_is_done_when_the_other_sweep_is_comp
         too_early_once,
         [(shard, str(tmp_path)) for shard in shards],
         reports.append,
-        needs=Needs("first", lambda shard: [shard]),
+        needs=Needs(["first"], lambda shard: [shard]),
     )
     first = partial(sweep, run, cluster, "first", easy, [(shard,) for shard in shards], lambda progress: None)
     cluster.at_once([second, first])
     assert set(store.recorded("second")) == set(shards)
     assert [progress.done for progress in reports] == list(range(len(shards) + 1))
     assert len(list(tmp_path.glob("*-tried"))) == len(shards) // 2
+
+
+def first_is_closed(run, index, tally):
+    assert run.store.is_closed("first")
+
+
+def test_a_sweep_that_needs_all_of_another_begins_when_that_is_closed(field_plan, cluster, tmp_path):
+    store = ResultStore(str(tmp_path / "field.ome.zarr"))
+    store.put("plan.json", field_plan.to_json())
+    run = Run(field_plan, store)
+    calls = [(shard.index,) for shard in field_plan.grid]
+    first, second = (
+        partial(sweep, run, cluster, name, work, calls, lambda progress: None, needs=needs)
+        for name, work, needs in (("first", easy, None), ("second", first_is_closed, Needs(["first"])))
+    )
+    cluster.at_once([second, first])
+    assert set(store.recorded("second")) == {shard for (shard,) in calls}
 
 
 def test_beyond_its_neighbours_a_shard_is_read_only_when_all_are_inferred(field_plan, tmp_path, monkeypatch):
