@@ -127,7 +127,8 @@ def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
     chroma = _chroma(rgb, glass)
     chroma[roughness == 0] = 0  # filling, of whatever colour: the scanner has no two equal pixels
     ink = _has_hue_of_ink(rgb, glass)
-    del pixels, rgb  # each plane takes 26 MB on the largest slides, and to find pieces takes six more
+    # On the largest slides a plane takes 26 MB, and the numbers of pieces of ink four times that.
+    del pixels, rgb
     smooth_ink = roughness <= INK_RANGE
     smooth_ink &= ink
     del roughness

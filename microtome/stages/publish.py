@@ -51,7 +51,13 @@ def tidy(run: Run) -> None:
 
 
 def publish_result(run: Run, index: int, tally: Tally) -> None:
-    """Report first, then metadata, the root's last."""
+    """Report first, then metadata, the root's last.
+
+    Raises
+    ------
+    SlideChanged
+        If the slide is not the one that was planned. Nothing is written.
+    """
     drop_network()
     plan, store = run.plan, run.store
     reports = _reports(run)

@@ -44,21 +44,24 @@ def other_pixels_in_its_middle(path, tissue):
         file.write(bytes(4096))
 
 
-@pytest.mark.parametrize("replace", [another_slide, other_pixels_in_its_middle])
-def test_a_slide_that_is_replaced_while_it_is_read_is_not_published(replace, tissue, cluster, tmp_path):
+@pytest.mark.parametrize(
+    ("replace", "stage"),
+    [(another_slide, "infer"), (other_pixels_in_its_middle, "infer"), (another_slide, "export")],
+)
+def test_a_slide_that_is_replaced_meanwhile_is_not_published(replace, stage, tissue, cluster, tmp_path):
     slide = tmp_path / "a.tif"
     tifffile.imwrite(slide, tissue, tile=(256, 256), photometric="rgb")
     options = Options(mpp=0.25, precision="f32", shard_px=512)
     prepared = prepare(str(slide), str(tmp_path / "out"), options)
     seen = []
 
-    def at_the_first_nuclei(progress):
-        if progress.stage == "infer" and progress.report is not None and not seen:
+    def at_the_first_record(progress):
+        if progress.stage == stage and progress.report is not None and not seen:
             seen.append(progress)
             replace(slide, tissue)
 
     with pytest.raises(SlideChanged, match="start it again when the slide rests"):
-        finish(prepared, cluster, at_the_first_nuclei)
+        finish(prepared, cluster, at_the_first_record)
     assert seen
     assert list((tmp_path / "out").rglob("*.json")) == [], "what is of two slides is not resumed either"
 
