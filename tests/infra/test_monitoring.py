@@ -29,7 +29,7 @@ from tests.waiting import until
 pytestmark = OF_AN_INSTALLATION
 
 FIELD = Window(1900, 6592, 2400, 7192)
-SMALL, LARGE, MISSING = "field.tif", "CMU-1-Small-Region.svs", "missing.svs"
+SMALL, LARGE, MISSING = "field.tif", "TCGA-V5-A7RE-11A-01-TS1.tif", "missing.svs"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def configured(lab, prometheus_program, node_exporter_program, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def slides(tcga_slide, cmu_slide, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
+def slides(tcga_slide, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     """By name: where it lies and with which options it is run."""
     small = tmp_path_factory.mktemp("slides") / SMALL
     with open_slide(str(tcga_slide)) as slide:
@@ -89,7 +89,8 @@ def slides(tcga_slide, cmu_slide, tmp_path_factory) -> dict[str, tuple[Path, dic
     per_cm = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}  # 0.25 um/px
     tifffile.imwrite(small, tissue, tile=(256, 256), photometric="rgb", **per_cm)
     return {
-        LARGE: (cmu_slide, {"precision": "int8"}),
+        # Long enough for some looks of Prometheus while it is at work: a rate needs two.
+        LARGE: (tcga_slide, {"precision": "int8"}),
         SMALL: (small, {"precision": "f32"}),
         MISSING: (small.with_name(MISSING), {}),
     }
