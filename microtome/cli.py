@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from microtome import __version__, forks
+from microtome import __version__
 from microtome.errors import MicrotomeError
 from microtome.options import BadTileOption, Ngff, Options, PixelsOption, PrecisionOption
 
@@ -90,8 +90,6 @@ def segment(
     json: Annotated[bool, typer.Option("--json", help="The summary on stdout, and nothing else.")] = False,
 ) -> None:
     """Find every nucleus of one slide or many."""
-    if scheduler is None:
-        forks.start()
     gc.disable()  # imports make a million objects and no garbage: to look through them takes 0.1 s
     from microtome.batch import segment_slides
     from microtome.cluster import ClusterSpec
@@ -288,7 +286,7 @@ def evaluate_model(
 
 
 def main() -> None:
-    """Entry point: errors of the user's become one sentence and exit code 2."""
+    """Errors of the user's become one sentence and exit code 2."""
     with _interruptible():
         try:
             app()
@@ -320,7 +318,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,9 +17,9 @@ from microtome.plan import scale_for
 from microtome.polygons import paint
 from microtome.seams import own_nuclei
 from microtome.slides import Mpp, Slide
-from microtome.stages.pixels import read_network_pixels
 from microtome.stardist import Candidates, decode, outlines, suppress
 from microtome.tiling import Tiling
+from microtome.work.pixels import read_network_pixels
 
 MOST_SIDE_PX = 2048
 """Longest side of a field in network px: one tile in memory at once."""

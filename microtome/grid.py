@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
+SMALLEST_PX = 512
+"""The longer side of the last level is at most this."""
+
 
 class Sides(NamedTuple):
     """Of which sides of a window something holds."""
@@ -165,3 +168,11 @@ class Grid:
             for row in range(max(0, shard.row - reach), min(self.rows, shard.row + reach + 1))
             for col in range(max(0, shard.col - reach), min(self.cols, shard.col + reach + 1))
         )
+
+
+def levels_of(height_px: int, width_px: int) -> int:
+    """Levels of a pyramid, level 0 included: halved until the longer side is <= 512 px."""
+    levels, longer_px = 1, max(height_px, width_px)
+    while longer_px > SMALLEST_PX:
+        levels, longer_px = levels + 1, -(-longer_px // 2)
+    return levels

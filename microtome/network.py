@@ -20,8 +20,7 @@ from microtome.errors import BadModel, EngineUnsupported, OptionError
 from microtome.grid import Sides
 from microtome.model import Ir, ModelCard, Precision, ir_digest, read_card
 from microtome.trimming import NO_SIDES
-from microtome.unet.layers import Convolution
-from microtome.unet.network import Unet
+from microtome.unet.convolutions import Convolution
 from microtome.unet.reading import read_unet
 
 if TYPE_CHECKING:
@@ -178,6 +177,8 @@ def load_model(
                     threads=threads,
                 )
             )
+    from microtome.unet.network import Unet  # numba: not for those who only plan
+
     return Network(
         Unet(unet, grid_px=card.grid, halo_px=card.halo_px, limits=limits, threads=threads or cores())
     )

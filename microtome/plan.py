@@ -17,11 +17,10 @@ import microtome
 from microtome.copying import CopiedJpeg, choose_pixels, in_words
 from microtome.cpu import choose_precision, machine_record
 from microtome.errors import AbsurdResolution, NoResolution, OptionError
-from microtome.grid import Grid, Scale, Window
+from microtome.grid import Grid, Scale, Window, levels_of
 from microtome.model import ModelCard, Precision, find_model, read_card
 from microtome.network import EngineName, engine_of
 from microtome.options import BadTileOption, Options, PixelsOption
-from microtome.pyramid import levels_of
 from microtome.slides import BadTiles, OnBadTile, Slide, open_slide
 from microtome.slides.base import Level, Mpp
 from microtome.stain import StainLimits, check_brightfield, find_limits

@@ -7,7 +7,7 @@ Nothing here starts a thread: workers of our own are forked after it.
 import gc
 from importlib import import_module
 
-IMPORTED = ("distributed.nanny", "distributed.worker", "microtome.stages")
+IMPORTED = ("distributed.nanny", "distributed.worker", "microtome.work")
 
 
 def load() -> None:

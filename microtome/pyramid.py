@@ -7,17 +7,6 @@ import numpy.typing as npt
 
 from microtome.arrays import Labels, Pixels
 
-SMALLEST_PX = 512
-"""The longer side of the last level is at most this."""
-
-
-def levels_of(height_px: int, width_px: int) -> int:
-    """Levels of a pyramid, level 0 included: halved until the longer side is <= 512 px."""
-    levels, longer_px = 1, max(height_px, width_px)
-    while longer_px > SMALLEST_PX:
-        levels, longer_px = levels + 1, -(-longer_px // 2)
-    return levels
-
 
 def halve_pixels(pixels: Pixels) -> Pixels:
     """Means of 2 x 2 pixels, `(a + b + c + d + 2) >> 2`; an odd last row or column counts twice.

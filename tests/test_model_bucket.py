@@ -9,7 +9,7 @@ import pytest
 from microtome.errors import ModelNotFound, ModelReplaced, ModelUnreachable
 from microtome.model import default_model, find_model, read_card, write_card
 from microtome.s3 import bucket_of
-from microtome.stages.run import network_of
+from microtome.work.network import network_of
 
 URI = "s3://models/lab/he-nuclei"
 

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from microtome.covering import tile_costs
 from microtome.errors import OptionError
 from microtome.grid import Window
-from microtome.tiling import CELL_PX, MOST_CELLS, Tiling, tile_costs
+from microtome.tiling import CELL_PX, MOST_CELLS, Tiling
 
 SLIDE = Window(0, 0, 5000, 4100)
 

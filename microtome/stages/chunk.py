@@ -1,19 +1,13 @@
 """chunk: the slide's pixels into level 0 and the three levels above it, shard by shard."""
 
-from microtome.arrays import Pixels
 from microtome.cluster import Cluster
-from microtome.copying import CopiedJpeg, NotCopyable, check_tile
-from microtome.errors import TileNotCopyable
-from microtome.grid import Shard
-from microtome.ngff import TASK_LEVELS, ArraySpec, image_arrays
-from microtome.pyramid import halve_pixels
+from microtome.ngff import image_arrays
 from microtome.records import StageReport
-from microtome.shards import assemble_shard
-from microtome.stages.levels import write_levels
 from microtome.stages.run import Run
-from microtome.stages.sweep import OnShard, Tally, stage_report, sweep
+from microtome.stages.sweep import OnShard, stage_report, sweep
 
 NAME = "chunk"
+WORK = "microtome.work.chunk:chunk_shard"
 
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
@@ -24,58 +18,4 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     def cost(index: int) -> float:
         return specs[0].grid[index].window.area_px / 1e6
 
-    return stage_report(NAME, sweep(run, cluster, NAME, chunk_shard, calls, on_shard, cost=cost))
-
-
-def chunk_shard(run: Run, index: int, tally: Tally) -> None:
-    """One shard of the slide, copied and halved three times; of nothing but white, nothing is written."""
-    specs = image_arrays(run.plan)[: 1 + TASK_LEVELS]
-    shard = specs[0].grid[index]
-    if run.plan.copied is None:
-        with tally.timed("read"):
-            pixels = run.slide.read_unless_white(shard.window)
-    else:
-        pixels = _copy(run, run.plan.copied, specs[0], shard, tally)
-    tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
-    tally.pixels = shard.window.area_px
-    tally.bytes_read = 3 * shard.window.area_px
-    if pixels is None:
-        return
-    if run.plan.copied is not None:
-        with tally.timed("halve"):
-            pixels = halve_pixels(pixels)
-        specs = specs[1:]
-    write_levels(run, specs, (shard.row, shard.col), pixels, halve_pixels, tally)
-
-
-def _copy(run: Run, copied: CopiedJpeg, spec: ArraySpec, shard: Shard, tally: Tally) -> Pixels | None:
-    """Write the slide's tiles of a shard as they are; returns their pixels, unless all are white."""
-    with tally.timed("read"):
-        pixels, tiles = run.slide.read_with_jpeg(shard.window)
-    with tally.timed("encode"):
-        text = shard_of_tiles(run.plan.slide.uri, copied, spec, shard, tiles)
-    if text is not None:
-        with tally.timed("write"):
-            tally.keys.append(run.store.put(spec.key(shard.row, shard.col), text))
-    return pixels
-
-
-def shard_of_tiles(
-    uri: str, copied: CopiedJpeg, spec: ArraySpec, shard: Shard, tiles: dict[tuple[int, int], bytes]
-) -> bytes | None:
-    """A shard of tiles by row and column in the slide, a chunk each; None of none.
-
-    Raises
-    ------
-    TileNotCopyable
-        If one is of another kind than the plan took from some of them.
-    """
-    side = spec.chunks_per_side
-    chunks: dict[tuple[int, ...], bytes] = {}
-    for (row, col), stream in tiles.items():
-        try:
-            check_tile(stream, copied.tile_px)
-        except NotCopyable as reason:
-            raise TileNotCopyable(uri, row * copied.tile_px, col * copied.tile_px, str(reason)) from reason
-        chunks[0, row - shard.row * side, col - shard.col * side] = stream
-    return assemble_shard(sorted(chunks.items()), (1, side, side))
+    return stage_report(NAME, sweep(run, cluster, NAME, WORK, calls, on_shard, cost=cost))

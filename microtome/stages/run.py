@@ -3,7 +3,6 @@
 What travels to a worker is a `RunRef`; each process opens the rest itself.
 """
 
-import threading
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -11,10 +10,8 @@ from functools import cached_property, lru_cache
 import cv2
 
 from microtome.claim import Claim
-from microtome.errors import ModelReplaced, NoResultHere
+from microtome.errors import NoResultHere
 from microtome.grid import Shard, Window
-from microtome.model import find_model, read_card
-from microtome.network import Network, load_model
 from microtome.plan import Plan
 from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.store import PLAN, ResultStore
@@ -102,34 +99,3 @@ def open_run(ref: RunRef) -> Run:
     if plan.fingerprint != ref.fingerprint:
         raise NoResultHere(ref.uri)
     return Run(plan, store, ref.start)
-
-
-_networks = threading.local()
-
-
-def network_of(run: Run) -> Network:
-    """The compiled network of this thread; another model or precision replaces it."""
-    model = run.plan.model
-    wanted = (model.digest, model.precision, model.engine, model.low, model.high)
-    if getattr(_networks, "wanted", None) != wanted:
-        folder = find_model(model.uri)
-        if read_card(folder).digest(model.precision) != model.digest:
-            raise ModelReplaced(model.uri)
-        _networks.network = load_model(
-            folder,
-            precision=model.precision,
-            threads=1,
-            limits=(model.low, model.high),
-            engine=model.engine,
-        )
-        _networks.wanted = wanted
-    network: Network = _networks.network
-    return network
-
-
-def drop_network() -> None:
-    """Free the network of this thread, half of a worker's memory: for stages that come after `infer`.
-
-    `network_of` loads it again, should another slide's shard come.
-    """
-    vars(_networks).clear()

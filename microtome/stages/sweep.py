@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
+from pkgutil import resolve_name
 from typing import Any
 
 from microtome import metrics
@@ -72,8 +73,9 @@ class Tally:
             self.parts_s[part] = self.parts_s.get(part, 0.0) + time.perf_counter() - began
 
 
-type Work = Callable[..., None]
-"""`work(run, shard index, tally, *more)`: does one shard and counts what it did. May raise `TooEarly`."""
+type Work = str
+"""`module:function`, imported by workers only: `function(run, shard index, tally, *more)` does one shard and
+counts what it did. May raise `TooEarly`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
     began_s, began, cpu = time.time(), time.perf_counter(), time.process_time()
     try:
         with metrics.at_work(name, *model):
-            work(run, shard, tally, *more)
+            resolve_name(work)(run, shard, tally, *more)
     except TooEarly:
         return None
     except BadTiles as error:

@@ -36,11 +36,6 @@ SIDE = 4
 SEEN = 6
 """Px of the patch of the input that it is made of."""
 POINTS = SEEN**2
-GATHERED = 64
-"""`gather` finds this many times a sum: weights' points are 24 a side times the fractions of the method,
-to be whole numbers, and only the ninths of 24 * 24 are taken out of a sum again."""
-LARGEST_SUM = 2**31 // GATHERED
-"""Sums that are restored are below this, of both signs: 64 times as much is known modulo 2 ** 32."""
 
 _NINTH = pow(9, -1, 2**32)
 """9 times this is 1 modulo 2 ** 32: so multiples of 9 are divided exactly."""

@@ -1,68 +1,13 @@
-"""The convolutions of a U-Net: what each of them sees, and its weights as the kernels read them."""
+"""The weights of a U-Net's convolutions as the kernels read them."""
 
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from microtome.arrays import Floats, Pixels
 from microtome.unet import int8_kernels, kernels
-from microtome.unet.int8_vectors import GATHERED
+from microtome.unet.convolutions import GATHERED, Convolution, Kernel, Quantized, Seen
 from microtome.unet.lanes import BLOCK
-
-type Kernel = npt.NDArray[Any]
-"""(outputs, inputs, y, x) float32; int8 of what is `Quantized`."""
-
-
-class Seen(Enum):
-    """How a convolution sees what another one gives."""
-
-    SAME = auto()
-    POOLED = auto()
-    """The largest of 2 x 2 px."""
-    ENLARGED = auto()
-    """Each px as 2 x 2 px."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What a convolution sees."""
-
-    index: int | None
-    """Of the convolution that gives it; None is the image."""
-    seen: Seen = Seen.SAME
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Convolution:
-    """A convolution and its bias; with ReLU, but for the heads."""
-
-    sources: tuple[Source, ...]
-    """In the order of the kernel's inputs."""
-    kernel: Kernel
-    bias: Floats
-    halvings: int
-    """Its px are 2 ** halvings px of the image."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Quantized(Convolution):
-    """A convolution whose inputs, weights and outputs are whole numbers: bytes, but for what the heads give.
-
-    An output is the nearest byte to sum * scales + bias, with the sum of bytes times `kernel`; the heads'
-    is that number itself.
-    """
-
-    scales: Floats
-    """(outputs,) float32."""
-    seen_step: float
-    """What one unit of its inputs is; of the image, where 0 and 1 are the limits."""
-    step: float
-    """What one unit of its output is."""
-    table: Pixels | None = None
-    """(256,) uint8: what others see for a byte of the output, if it is another one."""
 
 
 def layers_of(convolutions: tuple[Convolution, ...]) -> list[kernels.Layer] | list[int8_kernels.Layer]:

@@ -11,8 +11,9 @@ import numpy as np
 from microtome.arrays import Floats, Pixels
 from microtome.grid import Sides, Window
 from microtome.unet import int8_kernels, kernels
+from microtome.unet.convolutions import Convolution, Quantized, Seen
 from microtome.unet.kernels import Corners, aligned
-from microtome.unet.layers import Convolution, Quantized, Seen, layers_of
+from microtome.unet.layers import layers_of
 from microtome.unet.windows import NOTHING, QUAD, Layout, Place, lay_out
 
 type Heads = tuple[Floats, Floats]

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from microtome.arrays import Doubles
-from microtome.unet.int8_vectors import LARGEST_SUM
-from microtome.unet.layers import Convolution, Quantized, Seen, Source
+from microtome.unet.convolutions import LARGEST_SUM, Convolution, Quantized, Seen, Source
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from microtome.grid import Scale, Window
+from microtome.unet.convolutions import Convolution, Seen, Source
 from microtome.unet.lanes import BLOCK
-from microtome.unet.layers import Convolution, Seen, Source, blocks_of
+from microtome.unet.layers import blocks_of
 
 QUAD = Scale(up=1, down=2)
 """From the px of a map to its quads, and to the px of the level below."""

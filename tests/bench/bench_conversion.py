@@ -12,6 +12,7 @@ from microtome.pipeline import prepare
 from microtome.stages import chunk
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally, sweep
+from microtome.work.chunk import shard_of_tiles
 from tests.bench.figures import Bench, Figure, Skipped, figure
 from tests.bench.made_slides import MadeSlide, make_slide, pieces_of
 from tests.bench.peers import call, environment
@@ -79,7 +80,7 @@ def _copied(bench: Bench, made: MadeSlide, cluster: Cluster) -> float:
     run = prepare(str(made.path), str(bench.work / "copied"), options).run
     shards = image_arrays(run.plan)[0].grid
     began = time.perf_counter()
-    swept = sweep(run, cluster, "copy", copy_shard, [(shard.index,) for shard in shards], lambda _: None)
+    swept = sweep(run, cluster, "copy", COPY, [(shard.index,) for shard in shards], lambda _: None)
     seconds = time.perf_counter() - began
     if sum(len(report.keys) for report in swept.reports.values()) != len(shards):
         raise RuntimeError(f"not all of {len(shards)} shards were copied")
@@ -87,12 +88,15 @@ def _copied(bench: Bench, made: MadeSlide, cluster: Cluster) -> float:
     return made.side_px**2 / 1e6 / seconds
 
 
+COPY = f"{__name__}:copy_shard"
+
+
 def copy_shard(run: Run, index: int, tally: Tally) -> None:
     """The slide's tiles of a shard, written as they are."""
     spec = image_arrays(run.plan)[0]
     shard = spec.grid[index]
     tiles = run.slide.copy_jpeg(shard.window)
-    text = chunk.shard_of_tiles(run.plan.slide.uri, run.plan.copied, spec, shard, tiles)
+    text = shard_of_tiles(run.plan.slide.uri, run.plan.copied, spec, shard, tiles)
     tally.keys.append(run.store.put(spec.key(shard.row, shard.col), text))
 
 

@@ -120,11 +120,14 @@ def _host(scheduler: str, number: int, ref: RunRef) -> None:
 def _sleep(run: Run, cluster: Cluster, name: str, shards: int) -> float:
     """Seconds of a sweep."""
     began = time.perf_counter()
-    swept = sweep(run, cluster, name, sleep_shard, [(index,) for index in range(shards)], lambda _: None)
+    swept = sweep(run, cluster, name, SLEEP, [(index,) for index in range(shards)], lambda _: None)
     seconds = time.perf_counter() - began
     if len(swept.reports) != shards:
         raise RuntimeError(f"{len(swept.reports)} of {shards} shards were slept for")
     return seconds
+
+
+SLEEP = f"{__name__}:sleep_shard"
 
 
 def sleep_shard(run: Run, index: int, tally: Tally) -> None:

@@ -69,7 +69,7 @@ def verified(lab, run):
 
 
 def microtome(lab, *words, cwd=None):
-    command = [sys.executable, "-m", "microtome.cli", *words]
+    command = [sys.executable, "-m", "microtome", *words]
     return subprocess.run(command, env=lab.environment, cwd=cwd, capture_output=True, text=True)
 
 

@@ -72,7 +72,7 @@ def installed(store, tools):
 @pytest.fixture(scope="session")
 def bare(slide, store, tcga_slide) -> dict[str, str]:
     """Digests of the slide's result by bare processes on this machine, from and to the same store."""
-    command = [sys.executable, "-m", "microtome.cli", "segment", slide, "-o", "s3://results/bare"]
+    command = [sys.executable, "-m", "microtome", "segment", slide, "-o", "s3://results/bare"]
     subprocess.run([*command, "--workers", "2"], check=True, capture_output=True)
     return digests(ResultStore(f"s3://results/bare/{tcga_slide.stem}.ome.zarr"))
 

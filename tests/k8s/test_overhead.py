@@ -70,7 +70,7 @@ def test_a_pod_makes_the_same_bytes_and_what_it_costs_is_told(installed, store, 
     for turn in range(TURNS):
         bare, pods = f"s3://results/bare-{turn}", f"s3://results/pod-{turn}"
         subprocess.run(
-            [sys.executable, "-m", "microtome.cli", *segment(slide, bare)], check=True, capture_output=True
+            [sys.executable, "-m", "microtome", *segment(slide, bare)], check=True, capture_output=True
         )
         in_a_pod(installed, store, f"segment-{turn}", segment(slide, pods))
         stores = [ResultStore(f"{folder}/{tcga_slide.stem}.ome.zarr") for folder in (pods, bare)]

@@ -51,7 +51,7 @@ def convert(slide: Path, folder: Path, options: Options) -> Run:
     run = Run(plan, store)
     store.put("plan.json", plan.to_json())
     for shard in image_arrays(plan)[0].grid:
-        do_shard(run.ref, chunk.NAME, chunk.chunk_shard, shard.index)
+        do_shard(run.ref, chunk.NAME, chunk.WORK, shard.index)
     for key, text in metadata(plan).items():
         store.put(key, text)
     return run
@@ -181,7 +181,7 @@ def test_any_number_of_workers_and_any_order_make_the_same_bytes(result, cluster
 def test_killed_while_it_copies_it_goes_on_and_makes_the_same_bytes(tiled, result, tmp_path):
     store = ResultStore(str(tmp_path / "field.ome.zarr"))
     options = ["--precision", "f32", "--shard-size", "512", "--pixels", "source", "--no-tissue"]
-    command = [sys.executable, "-m", "microtome.cli", "segment", str(tiled), "-o", str(tmp_path), *options]
+    command = [sys.executable, "-m", "microtome", "segment", str(tiled), "-o", str(tmp_path), *options]
     first = subprocess.Popen([*command, "--workers", "2"], start_new_session=True, stderr=subprocess.DEVNULL)
     kill_when(first, lambda: finished(store, "chunk"))
     again = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -290,7 +290,7 @@ def test_a_damaged_tile_is_named_and_not_copied(tiled, tmp_path):
         ResultStore(str(tmp_path / "d.ome.zarr")),
     )
     store.put("plan.json", plan.to_json())
-    report = do_shard(Run(plan, store).ref, chunk.NAME, chunk.chunk_shard, 1)
+    report = do_shard(Run(plan, store).ref, chunk.NAME, chunk.WORK, 1)
     assert report.bad_tiles == ((0, 8, 256, 512),)
     assert not store.exists("0/c/0/0/1")
 
@@ -303,7 +303,7 @@ def test_a_tile_of_another_size_than_those_looked_at_stops_the_run(tiled, tmp_pa
     data = bytearray(tiled.read_bytes())
     data[place : place + len(stream)] = stream
     odd.write_bytes(data)
-    command = [sys.executable, "-m", "microtome.cli", "segment", str(odd), "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "microtome", "segment", str(odd), "-o", str(tmp_path / "out")]
     options = ["--precision", "f32", "--shard-size", "512", "--pixels", "source", "--no-tissue"]
     run = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert run.returncode == 2

@@ -22,7 +22,7 @@ PATIENCE_S = 200
 
 def command(field, folder):
     options = ["--mpp", "0.25", "--precision", "f32", "--shard-size", "512", "--workers", "2"]
-    return [sys.executable, "-m", "microtome.cli", "segment", str(field), "-o", str(folder), *options]
+    return [sys.executable, "-m", "microtome", "segment", str(field), "-o", str(folder), *options]
 
 
 def finished(store: ResultStore, sweep: str) -> dict[int, ShardReport]:

@@ -10,11 +10,11 @@ import pytest
 
 from microtome.network import EngineName
 from microtome.slides import open_slide, source
-from microtome.stages import run as stages_run
-from microtome.stages.infer import infer_shard
-from microtome.stages.run import Run, network_of
+from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
 from microtome.store import ResultStore
+from microtome.work import network
+from microtome.work.infer import infer_shard
 from tests.pipeline.runs import run_plan
 
 SHAPES = """
@@ -48,7 +48,7 @@ def test_tiles_of_many_shapes_take_no_more_memory_than_those_of_a_few(engine):
 
 
 def network_held():
-    return sorted(vars(stages_run._networks))
+    return sorted(vars(network._networks))
 
 
 def test_nobody_holds_a_network_once_everything_is_inferred(field_plan, cluster, tmp_path):
@@ -60,11 +60,11 @@ def test_nobody_holds_a_network_once_everything_is_inferred(field_plan, cluster,
 
 def test_a_network_that_was_dropped_is_loaded_again(field_plan, tmp_path):
     run = Run(field_plan, ResultStore(str(tmp_path / "field.ome.zarr")))
-    first = network_of(run)
-    assert network_of(run) is first
-    stages_run.drop_network()
-    assert network_of(run) is not first
-    stages_run.drop_network()
+    first = network.network_of(run)
+    assert network.network_of(run) is first
+    network.drop_network()
+    assert network.network_of(run) is not first
+    network.drop_network()
 
 
 def test_what_other_tasks_left_does_not_lie_beside_the_networks_layers(field_plan, tmp_path):

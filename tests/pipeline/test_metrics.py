@@ -60,19 +60,23 @@ def test_the_sweeps_of_a_stage_are_one_stage(field_plan, cluster, tmp_path):
     assert stages | {"pyramid"} == {"chunk", "infer", "stitch", "pyramid", "export", "publish"}
 
 
+LABELS = {"stage": "stitch", "model": "he-nuclei", "precision": "f32"}
+
+
+def full(run, shard, tally):
+    """A sweep's work for which there is no room."""
+    assert REGISTRY.get_sample_value("microtome_shards_running", LABELS) == 1
+    raise OSError("no space left on device")
+
+
 def test_a_shard_that_fails_is_counted_with_its_reason_model_and_precision(field_plan, tmp_path):
     store = ResultStore(str(tmp_path / "field.ome.zarr"))
     store.put("plan.json", field_plan.to_json())
-    labels = {"stage": "stitch", "model": "he-nuclei", "precision": "f32"}
-
-    def full(run, shard, tally):
-        assert REGISTRY.get_sample_value("microtome_shards_running", labels) == 1
-        raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        do_shard(Run(field_plan, store).ref, "stitch.paint", full, 0)
-    assert REGISTRY.get_sample_value("microtome_failures_total", labels | {"reason": "OSError"}) == 1
-    assert REGISTRY.get_sample_value("microtome_shards_running", labels) == 0
+        do_shard(Run(field_plan, store).ref, "stitch.paint", f"{__name__}:full", 0)
+    assert REGISTRY.get_sample_value("microtome_failures_total", LABELS | {"reason": "OSError"}) == 1
+    assert REGISTRY.get_sample_value("microtome_shards_running", LABELS) == 0
 
 
 def test_dask_divides_its_own_metrics_by_stage_model_and_precision():

@@ -12,10 +12,10 @@ from microtome.errors import SlideDamaged
 from microtome.options import Options
 from microtome.pipeline import finish, prepare
 from microtome.plan import make_plan
-from microtome.stages import stitch
 from microtome.stages.run import Run
 from microtome.stages.sweep import Needs, Tally, TooEarly, sweep
 from microtome.store import ResultStore
+from microtome.work import stitch
 from tests.damaged import damaged_copy
 from tests.pipeline.runs import run_plan
 
@@ -212,6 +212,9 @@ def easy(run, index, tally):
     time.sleep(WORKS_S)
 
 
+EASY = f"{__name__}:easy"
+
+
 def test_a_shard_for_which_it_was_too_early_is_done_when_the_other_sweep_is_complete(
     field_plan, cluster, tmp_path
 ):
@@ -225,12 +228,12 @@ def test_a_shard_for_which_it_was_too_early_is_done_when_the_other_sweep_is_comp
         run,
         cluster,
         "second",
-        too_early_once,
+        f"{__name__}:too_early_once",
         [(shard, str(tmp_path)) for shard in shards],
         reports.append,
         needs=Needs(["first"], lambda shard: [shard]),
     )
-    first = partial(sweep, run, cluster, "first", easy, [(shard,) for shard in shards], lambda progress: None)
+    first = partial(sweep, run, cluster, "first", EASY, [(shard,) for shard in shards], lambda progress: None)
     cluster.at_once([second, first])
     assert set(store.recorded("second")) == set(shards)
     assert [progress.done for progress in reports] == list(range(len(shards) + 1))
@@ -248,7 +251,10 @@ def test_a_sweep_that_needs_all_of_another_begins_when_that_is_closed(field_plan
     calls = [(shard.index,) for shard in field_plan.grid]
     first, second = (
         partial(sweep, run, cluster, name, work, calls, lambda progress: None, needs=needs)
-        for name, work, needs in (("first", easy, None), ("second", first_is_closed, Needs(["first"])))
+        for name, work, needs in (
+            ("first", EASY, None),
+            ("second", f"{__name__}:first_is_closed", Needs(["first"])),
+        )
     )
     cluster.at_once([second, first])
     assert set(store.recorded("second")) == {shard for (shard,) in calls}

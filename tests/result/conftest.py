@@ -15,12 +15,12 @@ import shapely
 from hypothesis import settings
 
 from microtome.export import FEATURES, TABLE, GeoParquetWriter, geojson_begin, geojson_end, geojson_features
-from microtome.grid import Scale
+from microtome.grid import Scale, levels_of
 from microtome.model import Precision
 from microtome.ngff import image_arrays, label_arrays, metadata
 from microtome.nuclei import Nuclei
 from microtome.plan import ModelRecord, Plan, SlideRecord, TissueRecord
-from microtome.pyramid import halve_labels, halve_pixels, levels_of
+from microtome.pyramid import halve_labels, halve_pixels
 from microtome.records import KeyRecord, ShardReport
 from microtome.shards import encode
 from microtome.slides.base import Level, Mpp

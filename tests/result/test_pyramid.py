@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from microtome.pyramid import halve_labels, halve_pixels, levels_of
+from microtome.grid import levels_of
+from microtome.pyramid import halve_labels, halve_pixels
 
 SIDES = st.integers(1, 9)
 PIXELS = st.tuples(st.sampled_from((1, 3)), SIDES, SIDES).flatmap(lambda s: arrays.arrays(np.uint8, s))

@@ -22,14 +22,14 @@ from microtome.network import EngineName, engine_of, load_model
 from microtome.options import Options
 from microtome.pipeline import State, finish, prepare
 from microtome.slides import open_slide
-from microtome.stages.run import drop_network, network_of
 from microtome.stardist_import import Config
 from microtome.trimming import NO_SIDES
 from microtome.unet import int8_kernels, int8_vectors, lanes, products
-from microtome.unet.layers import Convolution, Quantized, Seen
+from microtome.unet.convolutions import LARGEST_SUM, Convolution, Quantized, Seen
 from microtome.unet.network import Unet
 from microtome.unet.reading import read_unet
 from microtome.warmup import draw_field
+from microtome.work.network import drop_network, network_of
 from tests.unet.cpus import given_on
 from tests.unet.networks import LIMITS, OTHERS, PLAIN, heads_of, noise, quantized
 
@@ -101,7 +101,7 @@ def test_the_largest_sums_are_right() -> None:
         reached.append(255 * 127 * kernel[0].size)
         scales = np.full(len(kernel), 4 * 255 / reached[-1], np.float32)
         convolutions.append(replace(each, kernel=kernel, scales=scales, table=None))
-    assert 0.8 * int8_vectors.LARGEST_SUM < max(reached) < int8_vectors.LARGEST_SUM
+    assert 0.8 * LARGEST_SUM < max(reached) < LARGEST_SUM
     tile = noise(24, 40)
     tile[:, :, 20:] = 255
     unet = Unet(tuple(convolutions), grid_px=2, halo_px=PLAIN.halo_px, limits=LIMITS, threads=1)
@@ -254,7 +254,7 @@ def test_a_network_whose_numbers_might_be_too_large_is_left_to_openvino(weight: 
     multiply = max(nodes(model, "Convolution"), key=lambda node: node.get_input_shape(1)[1])
     multiply = multiply.input_value(1).get_node()
     outputs, *others = multiply.get_output_shape(0)
-    assert 255 * 127 * np.prod(others) > int8_vectors.LARGEST_SUM
+    assert 255 * 127 * np.prod(others) > LARGEST_SUM
     whole = op.convert(op.constant(np.full((outputs, *others), weight, np.int8)), "f32")
     multiply.input(0).replace_source_output(whole.output(0))
     scales = op.constant(np.full((outputs, 1, 1, 1), scale, np.float32))

@@ -21,7 +21,7 @@ from microtome.plan import OPENVINO_CORE_PX, Plan, make_plan
 from microtome.stardist_import import Config
 from microtome.trimming import NO_SIDES
 from microtome.unet import kernels, lanes, products, vectors
-from microtome.unet.layers import Convolution, Seen, Source
+from microtome.unet.convolutions import Convolution, Seen, Source
 from microtome.unet.network import Unet
 from microtome.unet.reading import read_unet
 from microtome.unet.windows import lay_out

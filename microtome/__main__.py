@@ -1,0 +1,22 @@
+"""The command, `microtome` or `python -m microtome`: what workers are forked from, then the command line.
+
+Workers' processes import this module again, as multiprocessing does with a program's main one: it is small.
+"""
+
+import sys
+
+from microtome import forks
+
+
+def main() -> None:
+    """Entry point."""
+    words = {word.partition("=")[0] for word in sys.argv[1:]}
+    if "segment" in words and not words & {"--help", "--scheduler"}:
+        forks.start()  # it imports for as long as the command line does that and plans: beside all of it
+    from microtome.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""infer, one shard: the network on every tile with tissue; the candidates that may be nuclei.
+
+A shard's part holds the candidates whose points lie in it: those kept for good, and those
+whose fate hangs on a neighbour. `stitch` settles the latter.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from microtome.arrays import Pixels
+from microtome.cluster import stop_if_abandoned
+from microtome.forks import give_back
+from microtome.grid import Shard, Window
+from microtome.seams import Part, part_to_bytes
+from microtome.stages.run import Run
+from microtome.stages.sweep import Tally
+from microtome.stardist import Candidates, decode, settle
+from microtome.work.network import network_of
+from microtome.work.pixels import read_network_pixels
+
+
+def part_key(shard: Shard) -> str:
+    return f"parts/infer/{shard.key}.bin"
+
+
+def infer_shard(run: Run, index: int, tally: Tally) -> None:
+    """Candidates of one shard, locally settled, as a part in the store."""
+    shard = run.plan.grid[index]
+    window = run.network_window(shard)
+    network = network_of(run)
+    # A worker needs most here: what other tasks have left must not lie beside the network's layers.
+    give_back()
+    found = []
+    for core, around, pixels, read_s in _tiles(run, shard, tally):
+        stop_if_abandoned()
+        began = time.perf_counter()
+        with tally.timed("network"):
+            sides = run.tiling.whole_halo(core)
+            threshold = run.plan.model.prob_threshold
+            prob, dist = network.run(pixels, trimmed=sides, threshold=threshold)
+            around = around.shrink(network.trimmed_px, sides)
+        with tally.timed("decode"):
+            candidates = decode(
+                prob,
+                dist,
+                origin_px=(around.y0, around.x0),
+                core=core,
+                slide=run.plan.network_window,
+                threshold=threshold,
+                grid_px=run.plan.model.grid,
+                align_px=run.plan.align_px,
+            )
+            found.append(_on_tissue(run, candidates))
+            del prob, dist  # else they were still there beside those of a larger tile
+        tally.tiles += 1
+        tally.pixels += pixels[0].size
+        tally.tile_s.append(read_s + time.perf_counter() - began)
+    network.free_outputs()  # for what follows, and tasks of other stages, need as much
+    tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
+    candidates = Candidates.concatenate(found) if found else Candidates.empty()
+    tally.candidates = len(candidates)
+    with tally.timed("suppress"):
+        states = settle(
+            candidates, run.plan.model.nms_threshold, complete=window, slide=run.plan.network_window
+        )
+    stop_if_abandoned()
+    with tally.timed("write"):
+        tally.keys.append(run.store.put(part_key(shard), part_to_bytes(Part.of(candidates, states, window))))
+
+
+def _tiles(run: Run, shard: Shard, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
+    """(core, input window, its pixels, seconds of reading them); one tile is read ahead."""
+    cores = run.cores(shard)
+
+    def read(core: Window) -> tuple[Window, Window, Pixels, float]:
+        began = time.perf_counter()
+        around = run.tiling.input_of(core)
+        pixels = read_network_pixels(run.slide, run.plan.scale, around, run.plan.network_window)
+        return core, around, pixels, time.perf_counter() - began
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        ahead = [reader.submit(read, core) for core in cores[:1]]
+        for following in (*cores[1:], None):
+            if not ahead:
+                return
+            core, around, pixels, read_s = ahead.pop().result()
+            if following is not None:
+                ahead.append(reader.submit(read, following))
+            tally.parts_s["read"] = tally.parts_s.get("read", 0.0) + read_s
+            tally.bytes_read += pixels.nbytes
+            yield core, around, pixels, read_s
+
+
+def _on_tissue(run: Run, candidates: Candidates) -> Candidates:
+    """Those whose point lies on tissue: the mask decides, not which tiles happened to be run."""
+    points = (candidates.points_px.astype(np.float64) + 0.5) / run.plan.scale.factor
+    return candidates.take(np.flatnonzero(run.tissue.holds(points)))
