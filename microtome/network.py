@@ -125,9 +125,16 @@ class Network:
         # A little less than the threshold's: the sigmoid of float32 is rounded.
         least = log(threshold / (1 - threshold)) - LOGIT_MARGIN if 0 < threshold < 1 else -inf
         logits, dist = self.engine.run(np.ascontiguousarray(tile), trimmed, least)
-        # Here and not in the network, where it would cost a pass over all of its output.
-        one = np.float32(1)
-        return one / (one + np.exp(-np.maximum(logits, np.float32(-80)))), dist
+        return _sigmoid(logits), dist
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    """Here and not in the network, where it would cost a pass over all of its output."""
+    found = np.maximum(logits, np.float32(-80))
+    np.negative(found, out=found)
+    np.exp(found, out=found)
+    found += np.float32(1)
+    return np.divide(np.float32(1), found, out=found)
 
 
 def load_model(

@@ -58,10 +58,9 @@ class Part:
 def part_to_bytes(part: Part) -> bytes:
     """The part for a file: the same part gives the same bytes."""
     candidates, window = part.candidates, part.window
-    count, n_rays = candidates.radii_px.shape
-    radii = (candidates.radii_px * RADIUS_STEPS_PER_PX).astype("<u2")
+    count, n_rays = candidates.radii_steps.shape
     # High bytes apart from low ones: they repeat, and compress.
-    columns = radii.T.copy().view(np.uint8).reshape(-1, 2).T
+    columns = candidates.radii_steps.astype("<u2").T.copy().view(np.uint8).reshape(-1, 2).T
     header = _HEADER.pack(_MAGIC, count, n_rays, 0, window.y0, window.x0, window.y1, window.x1)
     body = b"".join(
         [
@@ -95,7 +94,7 @@ def part_from_bytes(content: bytes) -> Part:
         prob=prob.astype(np.float32),
         # Copied also where one candidate makes it contiguous: numba would compile anew for what is read-only.
         points_px=np.array(points, np.int32, order="C"),
-        radii_px=np.ascontiguousarray(radii, np.float32) / np.float32(RADIUS_STEPS_PER_PX),
+        radii_steps=np.ascontiguousarray(radii, np.uint16),
     )
     return Part(candidates=candidates, window=Window(y0, x0, y1, x1))
 
@@ -211,7 +210,8 @@ def _in_window(points: npt.NDArray[np.int32], window: Window) -> Mask:
 
 def _boxes(candidates: Candidates) -> Ints:
     """(n, 4) y0, x0, y1, x1 that hold the outlines, rounding included."""
-    longest = np.ceil(candidates.radii_px.max(axis=1, initial=0)).astype(np.int64) + _ROUNDING_PX
+    longest = -(-candidates.radii_steps.max(axis=1, initial=0).astype(np.int64) // RADIUS_STEPS_PER_PX)
+    longest += _ROUNDING_PX
     points = candidates.points_px.astype(np.int64)
     return np.concatenate([points - longest[:, None], points + longest[:, None]], axis=1)
 

@@ -31,6 +31,9 @@ MAX_RADIUS_PX = 96
 RADIUS_STEPS_PER_PX = 64
 """Radii are rounded to 1/64 px, once, before anything is decided by them."""
 
+LOT = 8192
+"""Candidates that are decoded at once: 1 MB of radii."""
+
 BORDER_CELLS = 2
 """Cells of the network's output that the official package leaves out along the image's edge."""
 
@@ -55,15 +58,22 @@ class Candidates:
     """(n,) float32, 0..1."""
     points_px: npt.NDArray[np.int32]
     """(n, 2) int32, (y, x): index of the network pixel."""
-    radii_px: Floats
-    """(n, n_rays) float32, network px, multiples of 1/64."""
+    radii_steps: npt.NDArray[np.uint16]
+    """(n, n_rays) uint16, 1/64 network px: a worker holds all of a shard's beside the network's maps."""
+
+    @property
+    def radii_px(self) -> Floats:
+        """(n, n_rays) float32, network px, multiples of 1/64; made anew each time."""
+        return np.divide(self.radii_steps, np.float32(RADIUS_STEPS_PER_PX), dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.prob)
 
     def take(self, rows: Ints | npt.NDArray[np.bool_]) -> Self:
         """The given rows, in the given order; or those where a mask is true."""
-        return type(self)(prob=self.prob[rows], points_px=self.points_px[rows], radii_px=self.radii_px[rows])
+        return type(self)(
+            prob=self.prob[rows], points_px=self.points_px[rows], radii_steps=self.radii_steps[rows]
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
@@ -71,7 +81,7 @@ class Candidates:
         return cls(
             prob=np.concatenate([part.prob for part in parts]),
             points_px=np.concatenate([part.points_px for part in parts]),
-            radii_px=np.concatenate([part.radii_px for part in parts]),
+            radii_steps=np.concatenate([part.radii_steps for part in parts]),
         )
 
     @classmethod
@@ -79,7 +89,7 @@ class Candidates:
         return cls(
             prob=np.zeros(0, np.float32),
             points_px=np.zeros((0, 2), np.int32),
-            radii_px=np.zeros((0, n_rays), np.float32),
+            radii_steps=np.zeros((0, n_rays), np.uint16),
         )
 
 
@@ -126,11 +136,14 @@ def decode(
     window = cells.within(Window(0, 0, *prob.shape))
     ys, xs = np.nonzero(prob[window] > np.float32(threshold))
     ys, xs = ys + cells.y0, xs + cells.x0
-    radii = np.rint(dist[:, ys, xs].T * np.float32(RADIUS_STEPS_PER_PX), order="C")
-    np.clip(radii, 1, MAX_RADIUS_PX * RADIUS_STEPS_PER_PX, out=radii)
-    radii /= np.float32(RADIUS_STEPS_PER_PX)
+    radii_steps = np.empty((len(ys), len(dist)), np.uint16)
+    # A few at a time: what the network has returned is still there, the most that a worker needs.
+    for first in range(0, len(ys), LOT):
+        lot = slice(first, first + LOT)
+        steps = np.rint(dist[:, ys[lot], xs[lot]].T * np.float32(RADIUS_STEPS_PER_PX))
+        radii_steps[lot] = np.clip(steps, 1, MAX_RADIUS_PX * RADIUS_STEPS_PER_PX)
     points = np.stack([ys * grid_px + origin_px[0], xs * grid_px + origin_px[1]], axis=1)
-    return Candidates(prob=prob[ys, xs], points_px=points.astype(np.int32), radii_px=radii)
+    return Candidates(prob=prob[ys, xs], points_px=points.astype(np.int32), radii_steps=radii_steps)
 
 
 def _candidate_window(slide: Window, grid_px: int, align_px: int) -> Window:
@@ -197,11 +210,11 @@ def settle(
         ],
         np.int64,
     )
-    sine, cosine = overlap.rays(candidates.radii_px.shape[1])
+    sine, cosine = overlap.rays(candidates.radii_steps.shape[1])
     states: States = overlap.settle_rows(
         by_priority(candidates),
         candidates.points_px,
-        np.ascontiguousarray(candidates.radii_px),
+        candidates.radii_px,
         sine,
         cosine,
         float(max_overlap),
@@ -254,7 +267,7 @@ def outlines(candidates: Candidates, scale: Scale, slide: Window) -> Nuclei:
     Nuclei
         At most n rows: one whose outline has no area is left out.
     """
-    sine, cosine = overlap.rays(candidates.radii_px.shape[1])
+    sine, cosine = overlap.rays(candidates.radii_steps.shape[1])
     rays = np.stack([sine, cosine], axis=1)
     vertices: Doubles = candidates.radii_px[:, :, None].astype(np.float64) * rays
     # A point is the index of a pixel; its centre lies half a pixel from the corner.

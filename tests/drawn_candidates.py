@@ -24,11 +24,13 @@ def draw(seed, count, side_px, *, prob_steps=None, max_radius_px=24):
     if prob_steps:
         prob = (np.round(prob * prob_steps) / prob_steps).astype(np.float32)
     steps = np.rint(np.clip(radii, 0, max_radius_px) * RADIUS_STEPS_PER_PX)
-    return Candidates(
-        prob=prob,
-        points_px=points[first],
-        radii_px=(steps / RADIUS_STEPS_PER_PX).astype(np.float32),
-    )
+    return Candidates(prob=prob, points_px=points[first], radii_steps=steps.astype(np.uint16))
+
+
+def candidates_of(*, prob, points_px, radii_px):
+    """With radii in network px, multiples of 1/64."""
+    steps = np.rint(radii_px * RADIUS_STEPS_PER_PX).astype(np.uint16)
+    return Candidates(prob=prob, points_px=points_px, radii_steps=steps)
 
 
 def in_window(candidates: Candidates, window: Window) -> Candidates:

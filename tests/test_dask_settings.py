@@ -13,7 +13,8 @@ import dask
 from microtome.cluster import ClusterSpec, connect
 
 def settings():
-    names = ("scheduler.worker-saturation", "worker.profile.enabled", "admin.tick.interval")
+    names = ("scheduler.worker-saturation", "worker.profile.enabled", "admin.low-level-log-length")
+    names += ("admin.tick.interval",)
     return [dask.config.get(f"distributed.{name}") for name in names]
 
 if __name__ == "__main__":
@@ -32,4 +33,4 @@ def test_a_cluster_of_our_own_has_our_settings_but_for_those_of_the_user(tmp_pat
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DASK_")}
     command = [sys.executable, str(program)]
     done = subprocess.run(command, env=environment | given, check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout) == [[1.0, False, tick]] * 2
+    assert json.loads(done.stdout) == [[1.0, False, 100, tick]] * 2

@@ -38,7 +38,7 @@ def test_suppression_keeps_exactly_what_the_official_one_keeps(official):
     candidates = Candidates(
         prob=official["candidates/prob"],
         points_px=official["candidates/points"].astype(np.int32),
-        radii_px=official["candidates/radii"].astype(np.float32) / 64,
+        radii_steps=official["candidates/radii"].astype(np.uint16),
     )
     kept = candidates.take(official["candidates/kept"])
     assert 30 < len(kept) < len(candidates) / 10

@@ -19,7 +19,7 @@ from microtome.seams import (
     settle_shard,
 )
 from microtome.stardist import Candidates, outlines, settle, suppress
-from tests.drawn_candidates import draw, in_window, points_of
+from tests.drawn_candidates import candidates_of, draw, in_window, points_of
 
 MAX_OVERLAP = 0.4
 REACH_PX = 24
@@ -40,7 +40,7 @@ def parts_of(candidates, grid, scale):
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_part_that_was_read_needs_no_kernel_of_its_own(count):
     """Numba compiles one for each kind of array; what setup and the image have compiled is for these."""
-    candidates = Candidates(
+    candidates = candidates_of(
         prob=np.full(count, 0.9, np.float32),
         points_px=np.full((count, 2), 40, np.int32),
         radii_px=np.full((count, 32), 8, np.float32),
@@ -106,7 +106,7 @@ def test_a_long_chain_of_undecided_candidates_makes_the_block_grow():
     """Each suppresses the next, from one side of the slide to the other: the first one decides all."""
     count, side_px = 60, 400
     points = np.stack([np.full(count, 40), 10 + 6 * np.arange(count)], axis=1).astype(np.int32)
-    chain = Candidates(
+    chain = candidates_of(
         prob=np.linspace(0.99, 0.6, count, dtype=np.float32),
         points_px=points,
         radii_px=np.full((count, 32), 8, np.float32),
@@ -127,7 +127,7 @@ def test_a_long_chain_of_undecided_candidates_makes_the_block_grow():
 
 
 def test_conflicts_at_seams_are_nuclei_that_neighbours_suppress():
-    pair = Candidates(
+    pair = candidates_of(
         prob=np.array([0.9, 0.8], np.float32),
         points_px=np.array([[50, 96], [50, 102]], np.int32),
         radii_px=np.full((2, 32), 10, np.float32),

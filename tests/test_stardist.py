@@ -1,5 +1,7 @@
 """Candidates, their suppression and their outlines, against slow and obvious versions."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import shapely
@@ -18,7 +20,7 @@ from microtome.stardist import (
     settle,
     suppress,
 )
-from tests.drawn_candidates import draw, in_window, points_of
+from tests.drawn_candidates import candidates_of, draw, in_window, points_of
 
 
 def network_output(height_px, width_px, seed=0):
@@ -42,6 +44,17 @@ def test_candidates_are_points_above_the_threshold_but_for_two_cells_at_the_edge
     np.testing.assert_array_equal(candidates.points_px, 2 * np.stack([ys, xs], axis=1))
     np.testing.assert_array_equal(candidates.prob, prob[ys, xs])
     np.testing.assert_allclose(candidates.radii_px, np.clip(dist[:, ys, xs].T, 1 / 64, 96), atol=1 / 128)
+
+
+def test_to_decode_takes_hardly_more_memory_than_its_candidates():
+    """It is done while all that the network returned is there: the most that a worker ever needs."""
+    prob, dist = np.ones((400, 400), np.float32), np.full((32, 400, 400), 8, np.float32)
+    tracemalloc.start()
+    candidates = decode_all(prob, dist, Window(0, 0, 800, 800))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(candidates) == 396**2
+    assert peak < 120 * len(candidates), "76 are theirs"
 
 
 @pytest.mark.parametrize(("side_px", "last_px"), [(64, 58), (61, 58), (59, 58), (50, 48), (49, 48)])
@@ -122,7 +135,7 @@ def test_suppression_keeps_what_the_slow_version_keeps(seed, max_overlap, prob_s
 def test_the_overlap_that_decides_is_exact():
     whole = np.full((2, 32), 10, np.float32)
     for dx in range(1, 24):
-        pair = Candidates(
+        pair = candidates_of(
             prob=np.array([0.9, 0.8], np.float32),
             points_px=np.array([[50, 50], [53, 50 + dx]], np.int32),
             radii_px=whole,
@@ -143,7 +156,7 @@ def test_the_order_of_rows_decides_nothing_even_among_equal_probabilities():
 
 def test_priority_is_the_same_where_the_fast_key_has_no_room():
     candidates = draw(4, 500, 150, prob_steps=8)
-    far = Candidates(
+    far = candidates_of(
         prob=np.append(candidates.prob, np.float32(0.001)),
         points_px=np.vstack([candidates.points_px, [[2**30, 2**30]]]).astype(np.int32),
         radii_px=np.vstack([candidates.radii_px, candidates.radii_px[:1]]),
@@ -178,7 +191,7 @@ def test_an_empty_image_has_no_nuclei():
 
 @pytest.mark.parametrize("scale", [Scale(1, 1), Scale(2, 1), Scale(1, 2)])
 def test_a_round_nucleus_is_centred_on_the_middle_of_its_pixel(scale):
-    round_one = Candidates(
+    round_one = candidates_of(
         prob=np.ones(1, np.float32),
         points_px=np.array([[40, 60]], np.int32),
         radii_px=np.full((1, 32), 8, np.float32),
@@ -191,7 +204,7 @@ def test_a_round_nucleus_is_centred_on_the_middle_of_its_pixel(scale):
 def test_the_first_ray_points_along_x_and_the_next_turn_towards_y():
     radii = np.full((1, 32), 2, np.float32)
     radii[0, 0], radii[0, 8] = 10, 20
-    long_rays = Candidates(
+    long_rays = candidates_of(
         prob=np.ones(1, np.float32), points_px=np.array([[50, 50]], np.int32), radii_px=radii
     )
     outline = outlines(long_rays, Scale(1, 1), Window(0, 0, 100, 100)).outline_px
@@ -207,7 +220,7 @@ def test_outlines_are_valid_on_the_raster_inside_the_slide_and_measured_right(se
     # Rays of any length cross each other once they are rounded, near the point above all.
     radii = np.clip(rng.gamma(0.7, 6, (count, 32)), 1 / 64, 40).astype(np.float32)
     points = rng.integers(0, 100, (count, 2)).astype(np.int32)
-    wild = Candidates(prob=rng.random(count).astype(np.float32), points_px=points, radii_px=radii)
+    wild = candidates_of(prob=rng.random(count).astype(np.float32), points_px=points, radii_px=radii)
     slide = scale.to_level0(Window(0, 0, 100, 100))
     nuclei = outlines(wild, scale, slide)
     assert 0.9 * count <= len(nuclei) <= count
@@ -223,7 +236,7 @@ def test_outlines_are_valid_on_the_raster_inside_the_slide_and_measured_right(se
 
 
 def test_a_nucleus_without_area_is_left_out():
-    flat = Candidates(
+    flat = candidates_of(
         prob=np.ones(2, np.float32),
         points_px=np.array([[10, 10], [30, 30]], np.int32),
         radii_px=np.array([[1 / 64] * 32, [6] * 32], np.float32),

@@ -41,7 +41,7 @@ def workloads() -> Iterator[tuple[str, Candidates]]:
     for density in DENSITIES_PER_MP:
         candidates = draw_tissue(density)
         yield f"{density:,} per MP", candidates
-    candidates.radii_px[0], candidates.prob[0] = MAX_RADIUS_PX, 1.0
+    candidates.radii_steps[0], candidates.prob[0] = MAX_RADIUS_PX * RADIUS_STEPS_PER_PX, 1.0
     yield f"{density:,} per MP and one of {MAX_RADIUS_PX} px", candidates
 
 
@@ -65,9 +65,9 @@ def draw_tissue(per_mp: int) -> Candidates:
     a, b, c = (rays**2).sum(-1), (rays * start).sum(-1), (start**2).sum(-1) - 1
     radii = (np.sqrt(np.maximum(b * b - a * c, 0)) - b) / a * rng.uniform(0.93, 1.07, a.shape)
     prob = 0.95 - 0.3 * np.sqrt(c[:, 0] + 1) + rng.normal(0, 0.02, len(points))
-    steps = np.rint(np.clip(radii, 1 / 64, MAX_RADIUS_PX) * RADIUS_STEPS_PER_PX) / RADIUS_STEPS_PER_PX
+    steps = np.rint(np.clip(radii, 1 / 64, MAX_RADIUS_PX) * RADIUS_STEPS_PER_PX)
     return Candidates(
-        prob=np.clip(prob, 0, 1).astype(np.float32), points_px=points, radii_px=steps.astype(np.float32)
+        prob=np.clip(prob, 0, 1).astype(np.float32), points_px=points, radii_steps=steps.astype(np.uint16)
     )
 
 
