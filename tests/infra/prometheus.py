@@ -52,7 +52,10 @@ class Prometheus:
 
     def over_time(self, query: str) -> list[dict]:
         """Series of the query from the beginning to now, each with its finite values."""
-        span = {"start": self.began_s, "end": time.time(), "step": STEP_S}
+        end_s = time.time()
+        # Whole steps before the end, for else the last one comes before what was seen just now.
+        start_s = end_s - (end_s - self.began_s) // STEP_S * STEP_S
+        span = {"start": start_s, "end": end_s, "step": STEP_S}
         found = self._ask("query_range", query=query, **span)
         for series in found:
             series["values"] = [float(value) for _, value in series["values"] if math.isfinite(float(value))]

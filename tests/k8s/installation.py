@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tasks.labels import PREFIX
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "infra" / "chart" / "microtome"
 VALUES = [ROOT / "infra" / "examples" / "small-node.yaml", Path(__file__).with_name("values.yaml")]
@@ -107,6 +109,11 @@ class Installation:
     def state(self, run: str) -> dict[str, Any]:
         found: dict[str, Any] = self.ask("GET", f"/flow_runs/{run}")["state"]
         return found
+
+    def has_plan(self, run: str) -> bool:
+        """Whether it goes on and is known by its model and precision."""
+        found = self.ask("GET", f"/flow_runs/{run}")
+        return found["state"]["type"] == "RUNNING" and f"{PREFIX}precision" in found["labels"]
 
     def runs(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", {"limit": 200})

@@ -25,6 +25,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PRECISIONS = ("int8", "f32")
 NEED_MORE = ("volume:", "Room on the disks", "Runs that failed")
 """Disks are the kubelet's to tell, which Debian's Prometheus cannot find; and no run of ours has failed."""
+GOING_ON = (
+    'microtome_runs{state="Running", precision!=""}',
+    'microtome_run_heartbeat_timestamp_seconds{precision!=""}',
+)
+"""What the exporter shows of a run that has its plan, as long as it goes on."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,10 @@ def runs(installed, unwatched, store, cmu_slide) -> dict[str, str]:
         precision: installed.submit(slide, f"s3://results/watched/{precision}", precision=precision)
         for precision in PRECISIONS
     }
+    until(lambda: any(installed.has_plan(run) for run in runs.values()), within_s=120)
+    with store.silent():  # as short as they are, they could end between two looks of the exporter
+        for query in GOING_ON:
+            until(lambda query=query: unwatched.at_once(query), within_s=60, what=query)
     for run in runs.values():
         assert installed.ended(run)["type"] == "COMPLETED"
     until(lambda: not installed.pods("run"), within_s=60)
