@@ -169,11 +169,13 @@ def load_model(
     """
     if not limits[0] < limits[1]:
         raise OptionError("limits", limits, "two pixel values, the lower one first")
-    with _read(folder, precision) as (card, model):
-        unet = _unet(model, card, precision, engine or _fastest(precision))
-        if unet is None and engine is EngineName.UNET:
-            raise EngineUnsupported(engine, precision, this_instruction_set())
-        if unet is None:
+    card = read_card(folder)
+    files = checked_ir(folder, card.ir(precision))
+    unet = _unet(files, card, precision, engine or _fastest(precision))
+    if unet is None and engine is EngineName.UNET:
+        raise EngineUnsupported(engine, precision, this_instruction_set())
+    if unet is None:
+        with _read(files) as model:
             return Network(
                 Compiled(
                     model,
@@ -201,9 +203,12 @@ def engine_of(folder: Path, precision: Precision) -> EngineName:
     PrecisionMissing
         If the model has no network for this precision.
     """
-    with _read(folder, precision) as (card, model):
-        unet = _unet(model, card, precision, _fastest(precision))
-        return EngineName.OPENVINO if unet is None else EngineName.UNET
+    card = read_card(folder)
+    files = checked_ir(folder, card.ir(precision))
+    if _unet(files, card, precision, _fastest(precision)) is not None:
+        return EngineName.UNET
+    with _read(files):
+        return EngineName.OPENVINO
 
 
 def _fastest(precision: Precision) -> EngineName:
@@ -214,11 +219,11 @@ def _fastest(precision: Precision) -> EngineName:
 
 
 def _unet(
-    model: "openvino.Model", card: ModelCard, precision: Precision, engine: EngineName
+    files: tuple[Path, Path], card: ModelCard, precision: Precision, engine: EngineName
 ) -> tuple[Convolution, ...] | None:
     if engine is EngineName.OPENVINO or this_instruction_set() not in _BY_UNET[precision]:
         return None
-    return read_unet(model, align_px=card.align_px, grid_px=card.grid)
+    return read_unet(*files, align_px=card.align_px, grid_px=card.grid)
 
 
 def macs_px(folder: Path, precision: Precision) -> float:
@@ -231,7 +236,7 @@ def macs_px(folder: Path, precision: Precision) -> float:
     PrecisionMissing
         If the model has no network for this precision.
     """
-    with _read(folder, precision) as (_, model):
+    with _read(checked_ir(folder, read_card(folder).ir(precision))) as model:
         model.reshape([1, 3, COUNTED_PX, COUNTED_PX])
     layers = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
     # An output's size, times what goes into each of its numbers: (out, in, y, x) weights.
@@ -240,14 +245,12 @@ def macs_px(folder: Path, precision: Precision) -> float:
 
 
 @contextmanager
-def _read(folder: Path, precision: Precision) -> "Iterator[tuple[ModelCard, openvino.Model]]":
-    """A model's card and its network; what OpenVINO says of it meanwhile is a fault of the network's file."""
-    import openvino as ov
+def _read(files: tuple[Path, Path]) -> "Iterator[openvino.Model]":
+    """A network by OpenVINO; what that says of it meanwhile is a fault of its file."""
+    import openvino as ov  # a tenth of a second, which a run of a U-Net needs not
 
-    card = read_card(folder)
-    xml, weights = checked_ir(folder, card.ir(precision))
-    with refusing(xml):
-        yield card, ov.Core().read_model(xml, weights)
+    with refusing(files[0]):
+        yield ov.Core().read_model(*files)
 
 
 @contextmanager

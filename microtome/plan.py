@@ -5,7 +5,6 @@ A plan holds no clock, host or worker count: two runs of one plan make the same 
 
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -232,13 +231,9 @@ def make_plan(uri: str, options: Options) -> Plan:
     """
     folder = find_model(options.model).absolute()
     card = read_card(folder)
-    with (
-        open_slide(uri, on_bad_tile=OnBadTile.BLANK) as slide,
-        ThreadPoolExecutor(1, thread_name_prefix="network") as beside,
-    ):
+    with open_slide(uri, on_bad_tile=OnBadTile.BLANK) as slide:
         check_brightfield(slide)
-        # To import OpenVINO and to read the network takes 0.1 s, in which tiles are decoded.
-        how = beside.submit(_how_computed, card, folder, options)
+        how = _how_computed(card, folder, options)
         mpp, mpp_source = _resolution(slide, options.mpp)
         tissue, tissue_source = _tissue(slide, mpp, options)
         limits = find_limits(
@@ -246,7 +241,7 @@ def make_plan(uri: str, options: Options) -> Plan:
         )
         bad_tiles = _bad_overview(slide, options.on_bad_tile)
         shard_px = options.shard_px or _shard_px(slide)
-        model = _model_record(card, folder, options, limits, how.result())
+        model = _model_record(card, folder, options, limits, how)
         pixels = choose_pixels(slide, options, shard_px)
         return Plan(
             version=microtome.__version__,

@@ -65,6 +65,8 @@ uv=$(find_uv)
 "$uv" pip install --quiet --python "$PY" --compile-bytecode --require-hashes -r requirements.lock
 # The build tools are in the lock: nothing is fetched that has no hash.
 "$uv" pip install --quiet --python "$PY" --no-deps --no-build-isolation --editable .
+# Of ours too: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile it anew.
+$PY -m compileall -q microtome tasks flows deployments
 # numba kernels, once: they would take some 20 s of the first run.
 $PY -m microtome.warmup
 fingerprint >"$STAMP"

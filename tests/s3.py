@@ -81,15 +81,12 @@ class S3Server:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         keys = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY}
-        # Beside the folder; the server takes a name that begins like the folder's for one inside of it.
-        metadata = self.folder.with_name(f"metadata-of-{self.folder.name}")
-        metadata.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [
                 *(self._program, "--quiet", "--keep-alive", "--port", self._at),
                 *(("--event-webhook-url", self._webhook) if self._webhook else ()),
                 *self._encryption(),
-                *("--region", REGION, "--health", "/health", "posix", "--sidecar", metadata, self.folder),
+                *("--region", REGION, "--health", "/health", "posix", *self._metadata(), self.folder),
             ],
             env={**os.environ, **keys},
             stdout=subprocess.DEVNULL,
@@ -100,6 +97,18 @@ class S3Server:
 
     def _encryption(self) -> tuple[str | Path, ...]:
         return ("--cert", self._certificate[0], "--key", self._certificate[1]) if self._certificate else ()
+
+    def _metadata(self) -> tuple[str | Path, ...]:
+        """What it knows of an object is in its file's attributes; where there are none, in files beside."""
+        try:
+            os.setxattr(self.folder, "user.microtome", b"")
+        except OSError:
+            # Beside the folder; the server takes a name that begins like the folder's for one inside of it.
+            beside = self.folder.with_name(f"metadata-of-{self.folder.name}")
+            beside.mkdir(exist_ok=True)
+            return ("--sidecar", beside)
+        os.removexattr(self.folder, "user.microtome")
+        return ()
 
     def _wait(self) -> None:
         assert self._process is not None

@@ -1,4 +1,4 @@
-"""Reads a U-Net out of an OpenVINO model.
+"""Reads a U-Net out of the files of an OpenVINO model.
 
 Understood are most networks that `microtome model import` makes of StarDist's: two convolutions of 3 x 3 px
 or more a level, with ReLU; pools and enlargements by two; heads of 1 x 1 px. Others are left to OpenVINO.
@@ -6,16 +6,15 @@ or more a level, with ReLU; pools and enlargements by two; heads of 1 x 1 px. Ot
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from microtome.arrays import Doubles
 from microtome.unet.convolutions import LARGEST_SUM, Convolution, Quantized, Seen, Source
-
-if TYPE_CHECKING:
-    import openvino as ov
+from microtome.unet.ir import Layer, UnknownIr, read_layers
 
 _HALVINGS = {Seen.SAME: 0, Seen.POOLED: 1, Seen.ENLARGED: -1}
 COLOURS = 3
@@ -27,11 +26,13 @@ class _OtherKind(Exception):
     """The model is not one that is understood here."""
 
 
-def read_unet(model: "ov.Model", *, align_px: int, grid_px: int) -> tuple[Convolution, ...] | None:
+def read_unet(xml: Path, weights: Path, *, align_px: int, grid_px: int) -> tuple[Convolution, ...] | None:
     """The convolutions of a model, each after those that it sees, the heads last.
 
     Parameters
     ----------
+    xml, weights
+        The two files of the model.
     align_px, grid_px
         As the model's card has them: tiles are multiples of the first, and the heads' px are as large as
         the second, px of the image.
@@ -42,17 +43,17 @@ def read_unet(model: "ov.Model", *, align_px: int, grid_px: int) -> tuple[Convol
         None if the model is of another kind than this package computes.
     """
     found: list[Convolution] = []
-    outputs: dict[str, int] = {}
+    outputs: dict[Layer, int] = {}
     try:
-        for node in model.get_ordered_ops():
-            if node.get_type_name() == "Convolution":
+        for node in read_layers(xml, weights):
+            if node.kind == "Convolution":
                 convolution, output = _convolution(node, outputs, found)
-                _require(output.get_friendly_name() not in outputs)
-                outputs[output.get_friendly_name()] = len(found)
+                _require(output not in outputs)
+                outputs[output] = len(found)
                 found.append(convolution)
         _check(found, align_px, grid_px)
         return _requantized(found)
-    except _OtherKind:
+    except (_OtherKind, UnknownIr):
         return None
 
 
@@ -78,24 +79,20 @@ def _require(*facts: bool) -> None:
 
 
 def _convolution(
-    node: "ov.Node", outputs: Mapping[str, int], before: Sequence[Convolution]
-) -> tuple[Convolution, "ov.Node"]:
+    node: Layer, outputs: Mapping[Layer, int], before: Sequence[Convolution]
+) -> tuple[Convolution, Layer]:
     """A convolution, and the node that gives its output."""
-    image, weights = (value.get_node() for value in node.input_values())
+    image, weights = node.inputs
     added = _only_consumer(node)
-    _require(added.get_type_name() == "Add")
-    bias, after = added.input_value(1).get_node(), _only_consumer(added)
-    _require(after.get_type_name() in {"Relu", "Result"}, bias.get_type_name() == "Constant")
-    side = 1 if after.get_type_name() == "Result" else 3
-    outputs_of, _, *sides = weights.get_output_shape(0)
-    _require(sides == [side, side], list(bias.get_output_shape(0)) == [1, outputs_of, 1, 1])
-    _require_attributes(
-        node,
-        strides=[1, 1],
-        dilations=[1, 1],
-        pads_begin=[side // 2] * 2,
-        pads_end=[side // 2] * 2,
-        auto_pad="explicit",
+    _require(added.kind == "Add")
+    bias, after = added.inputs[1], _only_consumer(added)
+    _require(after.kind in {"ReLU", "Result"}, bias.kind == "Const")
+    side = 1 if after.kind == "Result" else 3
+    outputs_of, _, *sides = weights.shape
+    _require(sides == [side, side], bias.shape == (1, outputs_of, 1, 1))
+    pads = [side // 2] * 2
+    _require(
+        node.is_said(strides=[1, 1], dilations=[1, 1], pads_begin=pads, pads_end=pads, auto_pad="explicit")
     )
     sources, steps = zip(*_sources(image, outputs), strict=True)
     halvings = {
@@ -109,19 +106,18 @@ def _convolution(
 
 def _with_numbers(
     known: Mapping[str, Any],
-    constants: tuple["ov.Node", "ov.Node"],
+    constants: tuple[Layer, Layer],
     seen_step: float | None,
-    after: "ov.Node",
-) -> tuple[Convolution, "ov.Node"]:
+    after: Layer,
+) -> tuple[Convolution, Layer]:
     """A convolution of weights and bias, and the node that gives its output: `after` or what quantizes it."""
     weights, bias = constants
-    biases = np.array(bias.get_data(), np.float32).ravel()
+    biases = _numbers(bias).astype(np.float32).ravel()
     if seen_step is None:
-        _require(weights.get_type_name() == "Constant")
-        return Convolution(**known, kernel=np.array(weights.get_data(), np.float32), bias=biases), after
+        return Convolution(**known, kernel=_numbers(weights).astype(np.float32), bias=biases), after
     kernel, scales = _int8_weights(weights)
     step = 1.0
-    if after.get_type_name() == "Relu":
+    if after.kind == "ReLU":
         after = _only_consumer(after)
         step = _step(after)
     found = Quantized(
@@ -138,47 +134,50 @@ def _with_numbers(
     return found, after
 
 
-def _int8_weights(node: "ov.Node") -> tuple[npt.NDArray[np.int8], Doubles]:
+def _int8_weights(node: Layer) -> tuple[npt.NDArray[np.int8], Doubles]:
     """Whole numbers, (outputs, inputs, y, x), and what one unit of them is, (outputs,)."""
-    _require(node.get_type_name() == "Multiply")
-    converted, scales = (value.get_node() for value in node.input_values())
-    _require(converted.get_type_name() == "Convert", scales.get_type_name() == "Constant")
-    weights = converted.input_value(0).get_node()
-    _require(weights.get_type_name() == "Constant", weights.get_element_type().get_type_name() == "i8")
-    _require(list(scales.get_output_shape(0)) == [weights.get_output_shape(0)[0], 1, 1, 1])
-    return np.array(weights.get_data(), np.int8), np.array(scales.get_data(), np.float64).ravel()
+    _require(node.kind == "Multiply")
+    converted, scales = node.inputs
+    _require(converted.kind == "Convert")
+    whole, units = _numbers(converted.inputs[0]), _numbers(scales)
+    _require(whole.dtype == np.int8, units.shape == (whole.shape[0], 1, 1, 1))
+    return whole.astype(np.int8), units.astype(np.float64).ravel()
 
 
-def _step(node: "ov.Node") -> float:
+def _numbers(node: Layer) -> npt.NDArray[Any]:
+    """Of a constant."""
+    if node.numbers is None:
+        raise _OtherKind
+    return node.numbers
+
+
+def _step(node: Layer) -> float:
     """What one unit is of the bytes that a node makes of numbers from 0 on."""
-    _require(node.get_type_name() == "FakeQuantize")
-    ranges = [value.get_node() for value in node.input_values()[1:]]
-    _require(all(each.get_type_name() == "Constant" for each in ranges))
-    limits = [np.array(each.get_data(), np.float64).ravel() for each in ranges]
+    _require(node.kind == "FakeQuantize", node.is_said(levels=256))
+    limits = [_numbers(each).astype(np.float64).ravel() for each in node.inputs[1:]]
     _require(all(each.size == 1 for each in limits))
     low, high, *same = (float(each[0]) for each in limits)
     _require(low == 0, high > 0, same == [low, high])
-    _require_attributes(node, levels=256)
     return high / 255
 
 
-def _sources(node: "ov.Node", outputs: Mapping[str, int]) -> Iterator[tuple[Source, float | None]]:
+def _sources(node: Layer, outputs: Mapping[Layer, int]) -> Iterator[tuple[Source, float | None]]:
     """What a node's output is made of; in int8, what one unit of its bytes is."""
-    kind, inputs = node.get_type_name(), [value.get_node() for value in node.input_values()]
+    kind, inputs = node.kind, node.inputs
     if kind == "Parameter":
         yield Source(None), None
     elif kind == "FakeQuantize":
         # What a convolution gives is known by its quantization; the image's and enlarged px have another one.
-        known = inputs[0].get_type_name() not in {"Parameter", "Interpolate"}
+        known = inputs[0].kind not in {"Parameter", "Interpolate"}
         for source, _ in [(Source(_index(node, outputs)), None)] if known else _sources(inputs[0], outputs):
             yield source, _step(node)
-    elif kind == "Relu":
+    elif kind == "ReLU":
         yield Source(_index(node, outputs)), None
     elif kind == "MaxPool":
         none = [0, 0]
-        _require_attributes(node, kernel=[2, 2], strides=[2, 2], pads_begin=none, pads_end=none)
-        _require_attributes(node, rounding_type="floor", auto_pad="explicit")
-        _require(node.get_attributes().get("dilations", [1, 1]) == [1, 1])
+        _require(node.is_said(kernel=[2, 2], strides=[2, 2], pads_begin=none, pads_end=none))
+        _require(node.is_said(rounding_type="floor", auto_pad="explicit"))
+        _require("dilations" not in node.attributes or node.is_said(dilations=[1, 1]))
         for source, step in _sources(inputs[0], outputs):
             _require(source.seen is Seen.SAME, source.index is not None)
             yield Source(source.index, Seen.POOLED), step
@@ -188,38 +187,29 @@ def _sources(node: "ov.Node", outputs: Mapping[str, int]) -> Iterator[tuple[Sour
             _require(source.seen is Seen.SAME, source.index is not None)
             yield Source(source.index, Seen.ENLARGED), step
     elif kind == "Concat":
-        _require_attributes(node, axis=1)
+        _require(node.is_said(axis=1))
         for each in inputs:
             yield from _sources(each, outputs)
     else:
         raise _OtherKind
 
 
-def _require_twice(node: "ov.Node") -> None:
+def _require_twice(node: Layer) -> None:
     """That an `Interpolate` makes 2 x 2 px of each."""
-    by = [value.get_node() for value in node.input_values()[1:]]
-    _require([each.get_type_name() for each in by] == ["Constant", "Constant"])
-    _require([list(each.get_data()) for each in by] == [[2, 2], [2, 3]])
-    _require_attributes(node, mode="nearest", nearest_mode="floor", shape_calculation_mode="scales")
-    _require_attributes(node, coordinate_transformation_mode="asymmetric")
-    pads = [node.get_attributes()[name] for name in ("pads_begin", "pads_end")]
-    _require(not any(pad for each in pads for pad in each))
+    _require([_numbers(each).tolist() for each in node.inputs[1:]] == [[2, 2], [2, 3]])
+    _require(node.is_said(mode="nearest", nearest_mode="floor", shape_calculation_mode="scales"))
+    _require(node.is_said(coordinate_transformation_mode="asymmetric"))
+    _require(all(node.is_said(**{pads: [0] * len(node.shape)}) for pads in ("pads_begin", "pads_end")))
 
 
-def _require_attributes(node: "ov.Node", **wanted: object) -> None:
-    attributes = node.get_attributes()
-    _require(all(attributes.get(name) == value for name, value in wanted.items()))
+def _only_consumer(node: Layer) -> Layer:
+    _require(len(node.consumers) == 1)
+    return node.consumers[0]
 
 
-def _only_consumer(node: "ov.Node") -> "ov.Node":
-    consumers = [target.get_node() for target in node.output(0).get_target_inputs()]
-    _require(len(consumers) == 1)
-    return consumers[0]
-
-
-def _index(node: "ov.Node", outputs: Mapping[str, int]) -> int:
+def _index(node: Layer, outputs: Mapping[Layer, int]) -> int:
     """Of the convolution whose output a node gives."""
-    index = outputs.get(node.get_friendly_name())
+    index = outputs.get(node)
     if index is None:
         raise _OtherKind
     return index

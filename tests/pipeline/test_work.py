@@ -13,10 +13,10 @@ import microtome.cli, microtome.batch
 from microtome.options import Options
 from microtome.plan import make_plan
 
-make_plan(sys.argv[1], Options(mpp=0.25))
+make_plan(sys.argv[1], Options(mpp=0.25, precision="f32"))
 print(*sys.modules)
 """
-HEAVY = {"numba", "llvmlite", "pyarrow", "shapely", "microtome.work"}
+HEAVY = {"numba", "llvmlite", "pyarrow", "shapely", "openvino", "microtome.work"}
 """A third of the time that all imports take."""
 
 

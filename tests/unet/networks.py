@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import openvino as ov
@@ -11,6 +13,8 @@ from microtome.grid import Sides
 from microtome.network import Engine
 from microtome.stardist_import import Config, build
 from microtome.trimming import NO_SIDES
+from microtome.unet.convolutions import Convolution
+from microtome.unet.reading import read_unet
 
 LIMITS = (10.0, 240.0)
 PLAIN = Config(
@@ -80,6 +84,14 @@ def _layers(config: Config) -> Iterator[tuple[str, int, int, int]]:
 
 def model_of(config: Config) -> ov.Model:
     return build(config, weights_of(config), "drawn", "drawn")
+
+
+def read_saved(model: ov.Model, *, align_px: int, grid_px: int) -> tuple[Convolution, ...] | None:
+    """The convolutions of a model that is stored as import and quantize store theirs."""
+    with TemporaryDirectory() as folder:
+        xml, weights = Path(folder) / "model.xml", Path(folder) / "model.bin"
+        ov.serialize(model, xml, weights)
+        return read_unet(xml, weights, align_px=align_px, grid_px=grid_px)
 
 
 def noise(height: int, width: int) -> np.ndarray:

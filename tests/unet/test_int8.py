@@ -27,11 +27,10 @@ from microtome.trimming import NO_SIDES
 from microtome.unet import int8_kernels, int8_vectors, lanes, products
 from microtome.unet.convolutions import LARGEST_SUM, Convolution, Quantized, Seen
 from microtome.unet.network import Unet
-from microtome.unet.reading import read_unet
 from microtome.warmup import draw_field
 from microtome.work.network import drop_network, network_of
 from tests.unet.cpus import given_on
-from tests.unet.networks import LIMITS, OTHERS, PLAIN, heads_of, noise, quantized
+from tests.unet.networks import LIMITS, OTHERS, PLAIN, heads_of, noise, quantized, read_saved
 
 
 def unet_of(config: Config, threads: int = 1) -> Unet:
@@ -39,7 +38,7 @@ def unet_of(config: Config, threads: int = 1) -> Unet:
 
 
 def read(config: Config) -> tuple[Convolution, ...]:
-    found = read_unet(quantized(config), align_px=config.align_px, grid_px=config.grid[0])
+    found = read_saved(quantized(config), align_px=config.align_px, grid_px=config.grid[0])
     assert found is not None
     return found
 
@@ -243,9 +242,9 @@ def test_a_network_that_is_a_little_different_is_left_to_openvino(
     changed: Callable[[ov.Model], None],
 ) -> None:
     model = quantized(PLAIN)
-    assert read_unet(model, align_px=8, grid_px=2) is not None
+    assert read_saved(model, align_px=8, grid_px=2) is not None
     changed(model)
-    assert read_unet(model, align_px=8, grid_px=2) is None
+    assert read_saved(model, align_px=8, grid_px=2) is None
 
 
 @pytest.mark.parametrize(("weight", "scale"), [(127, 0.01), (1, 1e6)], ids=["sums", "outputs"])
@@ -259,7 +258,7 @@ def test_a_network_whose_numbers_might_be_too_large_is_left_to_openvino(weight: 
     multiply.input(0).replace_source_output(whole.output(0))
     scales = op.constant(np.full((outputs, 1, 1, 1), scale, np.float32))
     multiply.input(1).replace_source_output(scales.output(0))
-    assert read_unet(model, align_px=8, grid_px=2) is None
+    assert read_saved(model, align_px=8, grid_px=2) is None
 
 
 @pytest.mark.slow
