@@ -31,12 +31,12 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
     shard = run.plan.grid[index]
     window = run.network_window(shard)
     network = network_of(run)
-    # A worker needs most here: what other tasks have left must not lie beside the network's layers.
-    give_back()
     found = []
     for core, around, pixels, read_s in _tiles(run, shard, tally):
         stop_if_abandoned()
         began = time.perf_counter()
+        # A worker needs most here: what tasks and tiles have left must not lie beside the network's layers.
+        give_back()
         with tally.timed("network"):
             sides = run.tiling.whole_halo(core)
             threshold = run.plan.model.prob_threshold

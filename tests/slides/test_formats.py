@@ -40,6 +40,20 @@ def test_every_level_has_the_pixels_that_tifffile_decodes(name: str, request: py
             assert np.array_equal(interleaved(slide, number), level.asarray())
 
 
+def test_every_page_is_parsed_once_and_its_tables_are_no_integers_of_python(
+    tcga_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[tifffile.TiffPage] = []
+    parse = tifffile.TiffPage.__init__
+    monkeypatch.setattr(
+        tifffile.TiffPage, "__init__", lambda page, *a, **k: (parsed.append(page), parse(page, *a, **k))[1]
+    )
+    with open_slide(str(tcga_slide)) as slide:
+        assert len(parsed) == len(slide.levels) > 1
+        assert not any(isinstance(page.dataoffsets, tuple) and page.dataoffsets for page in parsed)
+        assert not any(page.tags[324].value for page in parsed)
+
+
 @pytest.mark.parametrize("name", ["cmu_slide", "dapi_slide"])
 def test_pixels_are_those_that_openslide_gives(name: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(name)
