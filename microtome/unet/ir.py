@@ -53,25 +53,20 @@ def read_layers(xml: Path, weights: Path) -> tuple[Layer, ...]:
         if net.get("version") != VERSION:
             raise UnknownIr(f"version {net.get('version')}")
         numbers = weights.read_bytes()
-        found = {layer.attrib["id"]: _layer(layer, numbers) for layer in net.iterfind("layers/layer")}
-        first_outputs = {
-            layer.attrib["id"]: _ports(layer, "output")[:1] for layer in net.iterfind("layers/layer")
-        }
-        seen = {
-            (edge.attrib["to-layer"], edge.attrib["to-port"]): edge for edge in net.iterfind("edges/edge")
-        }
-        for layer in net.iterfind("layers/layer"):
-            there = found[layer.attrib["id"]]
-            for port in _ports(layer, "input"):
-                edge = seen[layer.attrib["id"], port]
-                source = edge.attrib["from-layer"]
-                if [edge.attrib["from-port"]] != first_outputs[source]:
+        elements = {element.attrib["id"]: element for element in net.iterfind("layers/layer")}
+        layers = {number: _layer(element, numbers) for number, element in elements.items()}
+        edges = {(e.attrib["to-layer"], e.attrib["to-port"]): e.attrib for e in net.iterfind("edges/edge")}
+        for number, layer in layers.items():
+            for port in _ports(elements[number], "input"):
+                edge = edges[number, port]
+                if [edge["from-port"]] != _ports(elements[edge["from-layer"]], "output")[:1]:
                     raise UnknownIr("a second output is used")
-                there.inputs.append(found[source])
-                found[source].consumers.append(there)
+                source = layers[edge["from-layer"]]
+                layer.inputs.append(source)
+                source.consumers.append(layer)
     except (ElementTree.ParseError, KeyError, ValueError) as error:
         raise UnknownIr(str(error)) from error
-    return tuple(found.values())
+    return tuple(layers.values())
 
 
 def _layer(element: ElementTree.Element, numbers: bytes) -> Layer:
