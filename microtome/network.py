@@ -247,7 +247,7 @@ def macs_px(folder: Path, precision: Precision) -> float:
 @contextmanager
 def _read(files: tuple[Path, Path]) -> "Iterator[openvino.Model]":
     """A network by OpenVINO; what that says of it meanwhile is a fault of its file."""
-    import openvino as ov  # a tenth of a second, which a run of a U-Net needs not
+    import openvino as ov  # a tenth of a second, which the run of a U-Net does not need
 
     with refusing(files[0]):
         yield ov.Core().read_model(*files)
