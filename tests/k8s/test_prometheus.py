@@ -87,7 +87,8 @@ def runs(installed, unwatched, store, cmu_slide) -> dict[str, str]:
         precision: installed.submit(slide, f"s3://results/watched/{precision}", precision=precision)
         for precision in PRECISIONS
     }
-    until(lambda: any(installed.has_plan(run) for run in runs.values()), within_s=120)
+    # A run that finds no store at its start fails; one that has its plan waits for it.
+    until(lambda: all(installed.has_plan(run) for run in runs.values()), within_s=120)
     with store.silent():  # as short as they are, they could end between two looks of the exporter
         for query in GOING_ON:
             until(lambda query=query: unwatched.at_once(query), within_s=60, what=query)
