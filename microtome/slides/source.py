@@ -16,7 +16,7 @@ from microtome.s3 import S3Bucket, bucket_of
 
 IDENTITY_BYTES = 1 << 20
 LOCAL_GAP_BYTES = 16 << 10
-REMOTE_GAP_BYTES = 512 << 10
+REMOTE_GAP_BYTES = 256 << 10
 BLOCK_BYTES = 256 << 10
 
 type Range = tuple[int, int]

@@ -31,7 +31,7 @@ def test_a_slide_on_s3_is_read_by_ranges_and_gives_the_same_pixels(
         opening_bytes = sources[0].read_bytes - identity_bytes
         assert opening_bytes < tcga_slide.stat().st_size // 4
         assert np.array_equal(remote.read(0, window), local.read(0, window))
-        assert sources[0].read_bytes - identity_bytes - opening_bytes < tcga_slide.stat().st_size // 12
+        assert sources[0].read_bytes - identity_bytes - opening_bytes < tcga_slide.stat().st_size // 16
 
 
 def test_tiles_are_copied_from_s3_in_one_reading(s3: S3Server, tcga_slide: Path) -> None:
@@ -41,8 +41,7 @@ def test_tiles_are_copied_from_s3_in_one_reading(s3: S3Server, tcga_slide: Path)
         source: RemoteSource = remote._store._source
         before = source.read_bytes
         pixels, tiles = remote.read_with_jpeg(window)
-        # What lies between two rows comes along on so narrow a slide: three times, and six if read twice.
-        assert source.read_bytes - before < 4 * sum(map(len, tiles.values()))
+        assert source.read_bytes - before < 2 * sum(map(len, tiles.values()))
         assert np.array_equal(pixels, local.read(0, window))
         assert tiles == local.copy_jpeg(window)
 
