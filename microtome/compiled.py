@@ -64,7 +64,8 @@ class Compiled:
         import openvino as ov
 
         self._request.set_tensor(SIDES_INPUT, ov.Tensor(np.array(trimmed, np.int64)))
-        self._request.set_tensor("image", ov.Tensor(planes[None], shared_memory=True))
+        image = np.ascontiguousarray(planes)[None]
+        self._request.set_tensor("image", ov.Tensor(image, shared_memory=True))
         # Shared: else the binding copies all outputs, 140 MB for a tile of 2,240 px.
         heads: Floats = self._request.infer(share_outputs=True)["heads"][0]
         return heads[-1], heads[:-1]

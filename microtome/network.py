@@ -58,7 +58,7 @@ class Engine(Protocol):
         Parameters
         ----------
         planes
-            (3, y, x) uint8, contiguous.
+            (3, y, x) uint8, any layout of memory.
         trimmed
             Sides on which the result is smaller by `trimmed_px`.
         least
@@ -124,7 +124,7 @@ class Network:
         """
         # A little less than the threshold's: the sigmoid of float32 is rounded.
         least = log(threshold / (1 - threshold)) - LOGIT_MARGIN if 0 < threshold < 1 else -inf
-        logits, dist = self.engine.run(np.ascontiguousarray(tile), trimmed, least)
+        logits, dist = self.engine.run(tile, trimmed, least)
         return _sigmoid(logits), dist
 
 

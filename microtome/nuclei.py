@@ -43,7 +43,8 @@ class Nuclei:
         """The given rows, in the given order."""
         counts = (self.offsets[1:] - self.offsets[:-1])[rows]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        source = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts) + np.arange(offsets[-1])
+        source = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts)
+        source += np.arange(offsets[-1])
         return type(self)(
             prob=self.prob[rows],
             centre_px=self.centre_px[rows],

@@ -34,6 +34,9 @@ RADIUS_STEPS_PER_PX = 64
 LOT = 8192
 """Candidates that are decoded at once: 1 MB of radii."""
 
+OUTLINED_AT_ONCE = 2048
+"""Candidates whose outlines are made at once: 1 MB of vertices."""
+
 BORDER_CELLS = 2
 """Cells of the network's output that the official package leaves out along the image's edge."""
 
@@ -69,7 +72,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.prob)
 
-    def take(self, rows: Ints | npt.NDArray[np.bool_]) -> Self:
+    def take(self, rows: Ints | npt.NDArray[np.bool_] | slice) -> Self:
         """The given rows, in the given order; or those where a mask is true."""
         return type(self)(
             prob=self.prob[rows], points_px=self.points_px[rows], radii_steps=self.radii_steps[rows]
@@ -239,9 +242,9 @@ def by_priority(candidates: Candidates) -> Ints:
     """Rows by falling probability, ties by (y, x)."""
     if len(candidates) == 0:
         return np.zeros(0, np.int64)
-    points = candidates.points_px.astype(np.int64)
-    y, x = (points - points.min(axis=0)).T
-    raster = y * (int(x.max()) + 1) + x
+    y, x = (candidates.points_px - candidates.points_px.min(axis=0)).T
+    raster = y.astype(np.int64) * (int(x.max()) + 1)
+    raster += x
     # Non-negative floats sort like their bits; one integer key sorts ten times faster than three.
     bits = np.ascontiguousarray(candidates.prob).view(np.uint32).astype(np.int64)
     room = int(raster.max()).bit_length()
@@ -267,6 +270,12 @@ def outlines(candidates: Candidates, scale: Scale, slide: Window) -> Nuclei:
     Nuclei
         At most n rows: one whose outline has no area is left out.
     """
+    # Some at a time: else a shard's took 40 MB, and malloc kept the room among what lasts.
+    lots = [slice(first, first + OUTLINED_AT_ONCE) for first in range(0, len(candidates), OUTLINED_AT_ONCE)]
+    return Nuclei.concatenate([_outlines_of(candidates.take(lot), scale, slide) for lot in lots])
+
+
+def _outlines_of(candidates: Candidates, scale: Scale, slide: Window) -> Nuclei:
     sine, cosine = overlap.rays(candidates.radii_steps.shape[1])
     rays = np.stack([sine, cosine], axis=1)
     vertices: Doubles = candidates.radii_px[:, :, None].astype(np.float64) * rays

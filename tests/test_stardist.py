@@ -237,6 +237,23 @@ def test_outlines_are_valid_on_the_raster_inside_the_slide_and_measured_right(se
     assert (nuclei.outline_px <= [slide.y1, slide.x1]).all()
 
 
+def test_many_outlines_are_those_of_each_candidate_and_take_hardly_more_memory():
+    many = draw(5, 20_000, 4000)
+    slide = Window(0, 0, 4000, 4000)
+    outlines(many.take(np.arange(1)), Scale(1, 1), slide)  # what is imported and made once
+    tracemalloc.start()
+    nuclei = outlines(many, Scale(1, 1), slide)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * nuclei.outline_px.nbytes, "9 were they made all at once"
+    alone = [outlines(many.take(np.arange(row, row + 1)), Scale(1, 1), slide) for row in range(2040, 2056)]
+    first = len(outlines(many.take(np.arange(2040)), Scale(1, 1), slide))
+    there = nuclei.take(np.arange(first, first + sum(map(len, alone))))
+    for column in ("prob", "centre_px", "area_px", "outline_px"):
+        around = np.concatenate([getattr(one, column) for one in alone])
+        np.testing.assert_array_equal(getattr(there, column), around)
+
+
 def test_a_nucleus_without_area_is_left_out():
     flat = candidates_of(
         prob=np.ones(2, np.float32),

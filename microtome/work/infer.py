@@ -5,8 +5,9 @@ whose fate hangs on a neighbour. `stitch` settles the latter.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from microtome.stardist import Candidates, decode, settle
 from microtome.work.network import network_of
 from microtome.work.pixels import read_network_pixels
 
+type Tile = tuple[Window, Window, Pixels, float]
+"""Core, input window, its pixels, seconds of reading them."""
+
 
 def part_key(shard: Shard) -> str:
     return f"parts/infer/{shard.key}.bin"
@@ -32,7 +36,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
     window = run.network_window(shard)
     network = network_of(run)
     found = []
-    for core, around, pixels, read_s in _tiles(run, shard, tally):
+    for core, around, pixels, read_s in _tiles(run, shard):
         stop_if_abandoned()
         began = time.perf_counter()
         # A worker needs most here: what tasks and tiles have left must not lie beside the network's layers.
@@ -42,6 +46,11 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
             threshold = run.plan.model.prob_threshold
             prob, dist = network.run(pixels, trimmed=sides, threshold=threshold)
             around = around.shrink(network.trimmed_px, sides)
+        tally.pixels += pixels[0].size
+        tally.bytes_read += pixels.nbytes
+        tally.parts_s["read"] = tally.parts_s.get("read", 0.0) + read_s
+        del pixels
+        give_back()
         with tally.timed("decode"):
             candidates = decode(
                 prob,
@@ -54,9 +63,8 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
                 align_px=run.plan.align_px,
             )
             found.append(_on_tissue(run, candidates))
-            del prob, dist  # else they were still there beside those of a larger tile
+            del prob, dist
         tally.tiles += 1
-        tally.pixels += pixels[0].size
         tally.tile_s.append(read_s + time.perf_counter() - began)
     network.free_outputs()  # for what follows, and tasks of other stages, need as much
     tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
@@ -71,27 +79,25 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         tally.keys.append(run.store.put(part_key(shard), part_to_bytes(Part.of(candidates, states, window))))
 
 
-def _tiles(run: Run, shard: Shard, tally: Tally) -> Iterator[tuple[Window, Window, Pixels, float]]:
-    """(core, input window, its pixels, seconds of reading them); one tile is read ahead."""
+def _tiles(run: Run, shard: Shard) -> Iterator[Tile]:
+    """The tiles of a shard; one is read ahead."""
     cores = run.cores(shard)
 
-    def read(core: Window) -> tuple[Window, Window, Pixels, float]:
+    def read(core: Window) -> Tile:
         began = time.perf_counter()
         around = run.tiling.input_of(core)
         pixels = read_network_pixels(run.slide, run.plan.scale, around, run.plan.network_window)
         return core, around, pixels, time.perf_counter() - began
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-        ahead = [reader.submit(read, core) for core in cores[:1]]
-        for following in (*cores[1:], None):
-            if not ahead:
-                return
-            core, around, pixels, read_s = ahead.pop().result()
-            if following is not None:
-                ahead.append(reader.submit(read, following))
-            tally.parts_s["read"] = tally.parts_s.get("read", 0.0) + read_s
-            tally.bytes_read += pixels.nbytes
-            yield core, around, pixels, read_s
+        ahead = deque[Future[Tile]]()
+        for core in cores:
+            ahead.append(reader.submit(read, core))
+            if len(ahead) == 2:
+                # Not held here: who asks for tiles lets go of one's pixels before he asks for the next.
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _on_tissue(run: Run, candidates: Candidates) -> Candidates:

@@ -28,18 +28,23 @@ GOALS = {
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
-    """The shared slide by precision, rounds interleaved."""
+    """Each slide by precision, rounds interleaved; the larger one by the two that are compared."""
     able = precisions()
-    found: dict[Precision, list[SegmentRun]] = {precision: [] for precision in able}
-    for _, precision in product(range(bench.rounds), able):
-        found[precision].append(segment(bench.slide, bench.work / "end", "--precision", precision))
-    for precision in able:
-        yield from of_runs(f"TCGA {precision}", found[precision])
-    if Precision.INT8 in able:
-        ratios = [f.wall_s / i.wall_s for f, i in zip(found[able[0]], found[Precision.INT8], strict=True)]
-        yield figure(
-            f"TCGA {able[0]}", f"time against int8 ({able[0]} / int8)", "x", ratios, ">= 2.2 (>= 1.25 AMX)"
-        )
+    compared = able[0], Precision.INT8
+    for name, slide in slides(bench).items():
+        measured = able if slide == bench.slide else tuple(p for p in able if p in compared)
+        found: dict[Precision, list[SegmentRun]] = {precision: [] for precision in measured}
+        for _, precision in product(range(bench.rounds), measured):
+            found[precision].append(segment(slide, bench.work / "end", "--precision", precision))
+        for precision in measured:
+            yield from of_runs(f"{name} {precision}", found[precision])
+        if set(compared) <= set(measured):
+            ratios = [
+                other.wall_s / int8.wall_s
+                for other, int8 in zip(found[able[0]], found[Precision.INT8], strict=True)
+            ]
+            what = f"time against int8 ({able[0]} / int8)"
+            yield figure(f"{name} {able[0]}", what, "x", ratios, ">= 2.2 (>= 1.25 AMX)")
 
 
 def precisions() -> tuple[Precision, ...]:

@@ -3,18 +3,22 @@
 import subprocess
 import sys
 import tracemalloc
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import psutil
 import pytest
 
+from microtome import stardist
 from microtome.network import EngineName
 from microtome.slides import open_slide, source
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
 from microtome.store import ResultStore
-from microtome.work import network
+from microtome.work import infer, network
 from microtome.work.infer import infer_shard
+from microtome.work.pixels import read_network_pixels
 from tests.pipeline.runs import run_plan
 
 SHAPES = """
@@ -78,6 +82,28 @@ def test_what_other_tasks_left_does_not_lie_beside_the_networks_layers(field_pla
     infer_shard(run, index, Tally())
     assert before - psutil.Process().memory_info().rss > 80e6, "131 MB lay between what is kept"
     assert len(kept) == 2000
+
+
+def test_the_pixels_of_a_tile_are_gone_once_the_network_has_seen_them(field_plan, tmp_path, monkeypatch):
+    held, seen = [], []
+
+    def decode(*results, **places):
+        seen.append([pixels() is None for pixels in held])
+        return stardist.decode(*results, **places)
+
+    def read(*asked):
+        pixels = read_network_pixels(*asked)
+        held.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(infer, "decode", decode)
+    monkeypatch.setattr(infer, "read_network_pixels", read)
+    run = Run(replace(field_plan, core_px=256), ResultStore(str(tmp_path / "field.ome.zarr")))
+    index = run.shards_with_tissue()[0].index
+    infer_shard(run, index, Tally())
+    assert len(seen) > 2
+    for tile, gone in enumerate(seen):
+        assert all(gone[: tile + 1]), f"those of tile {tile}, of {len(gone)} read by then"
 
 
 def test_an_open_slide_keeps_nothing_of_its_headers(tcga_slide):

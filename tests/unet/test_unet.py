@@ -1,5 +1,6 @@
 """The f32 network that is computed here against the same one by OpenVINO, for all that import makes."""
 
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,18 @@ def test_outputs_that_are_freed_are_given_back_and_the_next_tile_is_the_same() -
     unet.free_outputs()
     assert before - psutil.Process().memory_info().rss > 0.9 * first.nbytes
     assert np.array_equal(heads_of(unet, tile), first)
+
+
+def test_pixels_in_any_layout_give_the_same_and_are_not_copied_beside_the_heads() -> None:
+    unet, tile = unet_of(PLAIN), noise(1024, 1024)
+    first = heads_of(unet, tile)
+    interleaved = np.ascontiguousarray(tile.transpose(1, 2, 0)).transpose(2, 0, 1)
+    tracemalloc.start()
+    logits, dist = unet.run(interleaved, NO_SIDES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(np.concatenate([dist, logits[None]]), first)
+    assert peak < 0.5 * tile.nbytes
 
 
 def test_a_plan_says_what_computes_its_network(tcga_slide: Path) -> None:
