@@ -84,8 +84,8 @@ class Lab:
             "PREFECT_SERVER_METRICS_ENABLED": "true",
             # SQLite has one writer at a time: on a busy machine 10 s are too short to wait for it.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-            # A run starts up to so many seconds after its event; 10 by default.
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            # The worker is told of runs; so long it waits for those of which it is not. 10 by default.
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "15",
             # A run that found no slot tries again; 30 by default.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
@@ -134,7 +134,7 @@ class Lab:
                 "--no-dashboard",
             ],
             "starter": [python, "-m", "deployments.starter"],
-            "worker": [*prefect, "worker", "start", "--pool", POOL, "--type", "process"],
+            "worker": [python, "-m", "deployments.worker"],
             "intake": [python, "-m", "deployments.intake", "--port", str(self.intake_port)],
             "exporter": [python, "-m", "deployments.exporter", "--port", str(self.exporter_port)],
         }
