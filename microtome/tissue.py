@@ -336,11 +336,12 @@ def _without_specks(stained: Plane, excess: Plane, least: float) -> Mask:
 def _without_specks_of(stained: Plane, excess: Plane, least: float) -> Mask:
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= SPECK_PX
-    kept[0] = True
-    small = ~kept[pieces]
-    kept |= np.bincount(pieces[small], weights=excess[small], minlength=count) >= least
-    kept[0] = False
-    return np.asarray(kept[pieces])
+    inside = stained.astype(bool)
+    of_pieces, of_excess = pieces[inside], excess[inside]
+    small = ~kept[of_pieces]
+    kept |= np.bincount(of_pieces[small], weights=of_excess[small], minlength=count) >= least
+    inside[inside] = kept[of_pieces]
+    return inside
 
 
 def _any_in(stained: Mask, block: int, shape: tuple[int, int]) -> Mask:

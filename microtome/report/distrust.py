@@ -1,6 +1,7 @@
 """What a reader should not take at face value: five checks, each said in a sentence, found or not."""
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ from microtome.plan import Plan
 from microtome.records import StageReport
 from microtome.report.shard_stats import ShardStats
 from microtome.slides.base import BadTile
+from microtome.slides.overview import READERS
 
 type Read = Callable[[int, Window], Pixels]
 """Pixels of a window of a level of the slide, (c, y, x) uint8."""
@@ -86,7 +88,9 @@ def check_focus(plan: Plan, read: Read) -> Caution:
     """Fields out of focus, by the variance of the Laplacian against that of the grey values."""
     name = "Sharpness"
     fields = _focus_fields(plan)
-    values = [value for field in fields if (value := sharpness(plan, read(0, field))) is not None]
+    with ThreadPoolExecutor(READERS, thread_name_prefix="focus") as readers:
+        judged = readers.map(lambda field: sharpness(plan, read(0, field)), fields)
+        values = [value for value in judged if value is not None]
     if not values:
         return Caution(check=name, level=Level.FINE, finding="No field has enough tissue to judge it.")
     blurred = int((np.array(values) < SHARP_FROM).sum())
