@@ -9,13 +9,11 @@ import os
 from contextlib import suppress
 from typing import NoReturn
 
-from httpx import HTTPError
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.logging import get_logger
 from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
-from websockets.exceptions import WebSocketException
 
 from deployments.lab import POOL
 
@@ -36,8 +34,8 @@ async def listen(told: asyncio.Event) -> NoReturn:
                 logger.info("told of runs by Prefect's events")
                 async for _ in events:
                     told.set()
-        except (OSError, WebSocketException) as error:
-            logger.info("no events for now, runs are looked for instead: %s", error)
+        except Exception as error:  # Prefect raises a bare one where it is refused
+            logger.warning("no events for now, runs are looked for instead: %s", error)
         await asyncio.sleep(AGAIN_AFTER_S)
 
 
@@ -49,8 +47,8 @@ async def look_when(told: asyncio.Event, worker: ProcessWorker) -> NoReturn:
         if worker.is_setup:
             try:
                 await worker.get_and_submit_flow_runs()
-            except HTTPError as error:
-                logger.info("runs are looked for again soon: %s", error)
+            except Exception as error:  # its own looks stop it where Prefect's worker would stop
+                logger.warning("runs are looked for again soon: %s", error)
 
 
 async def work() -> None:
