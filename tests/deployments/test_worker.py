@@ -24,10 +24,17 @@ def told_lab(shared_data, tmp_path_factory):
         yield lab
 
 
-def completed(api, run_id):
-    ended = api.ended(run_id)
-    assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
-    return ended
+def state_of(api, run_id):
+    """Of a run that has ended, with what it says of it."""
+    state = api.ended(run_id)["state"]
+    return state["type"], state["message"]
+
+
+def has_run(api):
+    """Whether a new run comes to its end."""
+    state, message = state_of(api, api.start(SWEEP))
+    assert state == "COMPLETED", message
+    return True
 
 
 def log_of(lab):
@@ -36,8 +43,8 @@ def log_of(lab):
 
 def test_a_run_begins_though_the_worker_does_not_look_for_it(told_lab):
     api = Api(told_lab)
-    completed(api, api.start(SWEEP))
-    completed(api, api.start(SWEEP))
+    assert has_run(api)
+    assert has_run(api)
 
 
 def test_a_run_that_waits_for_its_turn_begins_when_the_one_before_it_has_ended(told_lab, shared_data):
@@ -47,7 +54,8 @@ def test_a_run_that_waits_for_its_turn_begins_when_the_one_before_it_has_ended(t
         api.start("segment-slide/on-demand", slide=slide, output=str(told_lab.state / str(number)))
         for number in range(2)
     ]
-    first, second = sorted((completed(api, run_id) for run_id in ids), key=lambda run: run["start_time"])
+    assert [state_of(api, run_id)[0] for run_id in ids] == ["COMPLETED"] * 2
+    first, second = sorted((api.run(run_id) for run_id in ids), key=lambda run: run["start_time"])
     assert first["end_time"] <= second["start_time"]
 
 
@@ -57,16 +65,15 @@ def test_the_worker_is_told_again_after_the_server_was_away(told_lab):
     before = log_of(told_lab).count(TOLD)
     installation.start(told_lab, "server")
     until(lambda: log_of(told_lab).count(TOLD) > before, 60, "its connection")
-    api = Api(told_lab)
-    completed(api, api.start(SWEEP))
+    assert has_run(Api(told_lab))
 
 
 def test_runs_that_no_event_tells_of_are_looked_for(shared_data, tmp_path):
     deaf = {"PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false", "PREFECT_WORKER_QUERY_SECONDS": OFTEN_S}
     with lab_in(tmp_path, shared_data, **deaf) as (lab, _):
         api = Api(lab)
-        completed(api, api.start(SWEEP))  # which its first look may have found
-        completed(api, api.start(SWEEP))
+        assert has_run(api)  # its first look may have found it
+        assert has_run(api)
 
 
 def test_a_worker_that_is_stopped_says_so_and_leaves_no_error(shared_data, tmp_path):
