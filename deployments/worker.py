@@ -63,7 +63,7 @@ async def work() -> None:
 
 
 def main() -> None:
-    """Until it is stopped: the first signal lets runs that go on end, as Prefect's own worker does."""
+    """Until it is stopped, by the signals that stop Prefect's own worker."""
     setup_signal_handlers_worker(os.getpid(), "the worker", print)
     with suppress(KeyboardInterrupt):
         asyncio.run(work())

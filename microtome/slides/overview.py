@@ -21,7 +21,7 @@ BLOCK_WIDTH_PX = 32 << 10
 BAND_PX = 12 << 20
 """A band of the overview is no larger: 36 MB."""
 READERS = 4
-"""Threads that read what a plan looks at, part by part: a store far away answers them at once."""
+"""Threads that read what a plan or a report looks at, part by part: a store far away answers them at once."""
 PART_PX = 1 << 20
 """Parts are at least so large."""
 SHRINK = 8

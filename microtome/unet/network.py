@@ -90,28 +90,29 @@ class Unet:
         heads = Window(0, 0, *(side // self._grid_px for side in planes.shape[1:]))
         core = heads.shrink(self.trimmed_px // self._grid_px, trimmed)
         layout = lay_out(self._convolutions, image, core)
-        size = layout.size + self._kernels.BEYOND * layout.largest_row
-        if len(self._maps) < size:
-            self._maps = self._kernels.aligned(0)  # else both were there at once
-            self._maps = self._kernels.aligned(size)
-        self._enter(layout, self._contiguous(planes))
+        # Until the heads are computed, their memory holds the planes: 15 MB less when a worker needs most.
+        self._make_room(
+            maps=layout.size + self._kernels.BEYOND * layout.largest_row,
+            heads=max(self._heads_size(core), -(-planes.nbytes // self._heads.itemsize)),
+        )
+        copy = self._heads.view(np.uint8)[: planes.size].reshape(planes.shape)
+        copy[...] = planes
+        self._enter(layout, copy)
         for index in range(2, len(layout.full) - 1):
             self._convolve(layout, index)
         return self._leave(layout, core, least)
 
-    def _contiguous(self, planes: Pixels) -> Pixels:
-        """A copy where the heads will be: 15 MB less of the largest tile, when a worker needs most."""
-        room = self._room_in_heads(-(-planes.size // self._heads.itemsize))
-        copy = room.view(np.uint8)[: planes.size].reshape(planes.shape)
-        copy[...] = planes
-        return copy
+    def _heads_size(self, core: Window) -> int:
+        return core.area_px * len(self._convolutions[-1].bias)
 
-    def _room_in_heads(self, size: int) -> Floats:
-        """The memory of the heads, for at least so many numbers; what was in it is lost."""
-        if len(self._heads) < size:
-            self._heads = aligned(0)  # else both were there at once
-            self._heads = aligned(size)
-        return self._heads
+    def _make_room(self, *, maps: int, heads: int) -> None:
+        """Memory for so many numbers; what is too small is freed first, else both were there at once."""
+        if len(self._maps) < maps:
+            self._maps = self._kernels.aligned(0)
+            self._maps = self._kernels.aligned(maps)
+        if len(self._heads) < heads:
+            self._heads = aligned(0)
+            self._heads = aligned(heads)
 
     def _enter(self, layout: Layout, planes: Pixels) -> None:
         """The first two convolutions."""
@@ -143,8 +144,7 @@ class Unet:
         """The last two convolutions."""
         *_, layer, heads = self._layers
         inputs = self._inputs(layout, len(self._layers) - 2)
-        size = core.area_px * len(self._convolutions[-1].bias)
-        logits, dist = np.split(self._room_in_heads(size)[:size], [core.area_px])
+        logits, dist = np.split(self._heads[: self._heads_size(core)], [core.area_px])
         logits = logits.reshape(core.height, core.width)
         dist = dist.reshape(core.height, core.width, -1)
         quads = QUAD.to_network(core)

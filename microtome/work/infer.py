@@ -49,6 +49,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         tally.pixels += pixels[0].size
         tally.bytes_read += pixels.nbytes
         tally.parts_s["read"] = tally.parts_s.get("read", 0.0) + read_s
+        # And hardly less here, until the results have become candidates.
         del pixels
         give_back()
         with tally.timed("decode"):
@@ -63,7 +64,7 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
                 align_px=run.plan.align_px,
             )
             found.append(_on_tissue(run, candidates))
-            del prob, dist
+            del prob, dist  # else they were still there beside those of a larger tile
         tally.tiles += 1
         tally.tile_s.append(read_s + time.perf_counter() - began)
     network.free_outputs()  # for what follows, and tasks of other stages, need as much
