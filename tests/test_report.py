@@ -22,11 +22,12 @@ from microtome.plan import Plan, make_plan
 from microtome.records import ShardReport, StageReport
 from microtome.report import figures
 from microtome.report.density import REGION_PX, choose_regions, measure_density
-from microtome.report.distrust import Level, check_all, check_counts, check_edge, check_focus
-from microtome.report.page import Sources, write_report
+from microtome.report.distrust import Caution, Level, check_all, check_counts, check_edge, check_focus
+from microtome.report.page import write_report
+from microtome.report.pictures import Pictures, Sources, draw_pictures
 from microtome.report.shard_stats import ShardStats, quantiles
 from microtome.report.summary import RunFacts, read_summary, summary_json
-from microtome.slides import BadTile, Slide, open_slide
+from microtome.slides import BadTile, open_slide
 from microtome.store import ResultStore
 from microtome.tissue_mask import TissueMask
 
@@ -70,8 +71,9 @@ def stats(plan, nuclei) -> ShardStats:
 def report(plan, stats, nuclei, drawn, tmp_path_factory) -> tuple[ResultStore, str]:
     store = ResultStore(str(tmp_path_factory.mktemp("result")))
     hostile = replace(plan, slide=replace(plan.slide, name='<script>alert("slide")</script> & co.svs'))
-    with open_slide(str(drawn[0])) as slide:
-        write_report(store, hostile, stats, facts(), sources_of(slide, nuclei))
+    pictures, sheet = pictures_of(drawn[0], hostile, stats, nuclei)
+    store.put("report/overview.png", sheet)
+    write_report(store, hostile, stats, facts(), Pictures.from_bytes(pictures.to_bytes()))
     return store, store.get("report/index.html").decode()
 
 
@@ -84,8 +86,10 @@ def merged(plan: Plan, nuclei: Nuclei) -> ShardStats:
     return ShardStats.merge(plan, parts)
 
 
-def sources_of(slide: Slide, nuclei: Nuclei) -> Sources:
-    return Sources(levels=slide.levels, read=slide.read, nuclei_in=lambda window: nuclei)
+def pictures_of(path: Path, plan: Plan, stats: ShardStats, nuclei: Nuclei) -> tuple[Pictures, bytes]:
+    with open_slide(str(path)) as slide:
+        sources = Sources(levels=slide.levels, read=slide.read, nuclei_in=lambda window: nuclei)
+        return draw_pictures(plan, stats, sources)
 
 
 def facts(**changed: object) -> RunFacts:
@@ -276,11 +280,12 @@ def test_tissue_cut_by_the_scan_is_pointed_out(plan):
     assert check_edge(with_cells(np.ones_like(mask.mask))).level is Level.LOOK
 
 
-def test_seams_and_damaged_tiles_are_counted(plan, stats, drawn):
+def test_seams_and_damaged_tiles_are_counted(plan, stats):
     stages = (stage("stitch", seam_conflicts=stats.nuclei),)
-    with open_slide(str(drawn[0])) as slide:
-        bad_tiles = {BadTile(level, index, 0, 0) for level, index in ((0, 1), (0, 2), (0, 9), (2, 9))}
-        *_, seams, tiles = check_all(plan, stats, stages, slide.read, bad_tiles)
+    focus = Caution(check="Sharpness", level=Level.FINE, finding="Sharp.")
+    bad_tiles = {BadTile(level, index, 0, 0) for level, index in ((0, 1), (0, 2), (0, 9), (2, 9))}
+    _, sharpness, _, seams, tiles = check_all(plan, stats, stages, focus, bad_tiles)
+    assert sharpness is focus
     assert seams.level is Level.LOOK
     assert f"{2 * stats.nuclei:,} overlaps" in seams.finding
     assert tiles.level is Level.LOOK
@@ -335,19 +340,18 @@ def test_the_page_says_what_a_reader_must_know(report, nuclei, plan):
 
 def test_a_slide_without_tissue_has_a_report_too(plan, drawn, tmp_path):
     empty, store = no_tissue(plan), ResultStore(str(tmp_path))
-    with open_slide(str(drawn[0])) as slide:
-        sources = sources_of(slide, Nuclei.empty())
-        summary, keys = write_report(store, empty, ShardStats.merge(empty, []), facts(stages=()), sources)
+    stats = ShardStats.merge(empty, [])
+    pictures, _ = pictures_of(drawn[0], empty, stats, Nuclei.empty())
+    summary, keys = write_report(store, empty, stats, facts(stages=()), pictures)
     assert (summary.nuclei, summary.nuclei_per_mm2, summary.median_area_um2) == (0, 0.0, None)
-    assert [key.key for key in keys] == ["report/overview.png", "report/summary.json", "report/index.html"]
+    assert [key.key for key in keys] == ["report/summary.json", "report/index.html"]
     assert "There is no tissue to show." in store.get("report/index.html").decode()
 
 
 def test_tissue_without_nuclei_has_a_report_too(plan, drawn, tmp_path):
-    store = ResultStore(str(tmp_path))
-    with open_slide(str(drawn[0])) as slide:
-        sources = sources_of(slide, Nuclei.empty())
-        write_report(store, plan, ShardStats.merge(plan, []), facts(), sources)
+    store, stats = ResultStore(str(tmp_path)), ShardStats.merge(plan, [])
+    pictures, _ = pictures_of(drawn[0], plan, stats, Nuclei.empty())
+    write_report(store, plan, stats, facts(), pictures)
     assert "0 nuclei, 0 per mm²" in store.get("report/index.html").decode()
 
 

@@ -54,12 +54,16 @@ class Caution:
 
 
 def check_all(
-    plan: Plan, stats: ShardStats, stages: Sequence[StageReport], read: Read, bad_tiles: Collection[BadTile]
+    plan: Plan,
+    stats: ShardStats,
+    stages: Sequence[StageReport],
+    focus: Caution,
+    bad_tiles: Collection[BadTile],
 ) -> tuple[Caution, ...]:
-    """Every check, in the order of the report."""
+    """Every check, in the order of the report; `focus` is what `check_focus` found."""
     return (
         check_edge(plan),
-        check_focus(plan, read),
+        focus,
         check_counts(plan, stats),
         check_seams(stats, stages),
         check_tiles(bad_tiles),

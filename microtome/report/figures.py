@@ -8,6 +8,7 @@ from math import ceil
 import cv2
 import numpy as np
 import simplejpeg
+from pydantic import Base64Bytes
 
 from microtome.arrays import Floats, Mask, Pixels
 from microtome.grid import Window
@@ -58,7 +59,7 @@ class Field:
     """A region to show: pixels as JPEG, outlines as an SVG path in px of the region."""
 
     region: Region
-    jpeg: bytes
+    jpeg: Base64Bytes
     path: str
     nuclei: int
     """With their centre in the region."""

@@ -23,5 +23,5 @@ class Stage(Protocol):
         ...
 
 
-STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer, stitch), (export, pyramid, publish))
+STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer, stitch, pyramid, export), (publish,))
 """Stages of one step run at once; what waits for another's work says so itself."""

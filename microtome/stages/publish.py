@@ -5,9 +5,8 @@ Until then the root has no metadata: no viewer takes a result for one that is ha
 
 from microtome.cluster import Cluster
 from microtome.records import StageReport
-from microtome.stages import export, pyramid
 from microtome.stages.run import Run
-from microtome.stages.sweep import Needs, OnShard, stage_report, sweep
+from microtome.stages.sweep import OnShard, stage_report, sweep
 from microtome.store import PARTS, ResultStore
 
 NAME = "publish"
@@ -15,9 +14,8 @@ WORK = "microtome.work.publish:publish_result"
 
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
-    """One task, after all others; then the parts that shards left for each other go."""
-    needs = Needs([export.NAME, *pyramid.sweeps_of(run.plan)])
-    swept = sweep(run, cluster, NAME, WORK, [(0,)], on_shard, needs=needs)
+    """One task; then the parts that shards left for each other go."""
+    swept = sweep(run, cluster, NAME, WORK, [(0,)], on_shard)
     tidy(run)
     return stage_report(NAME, swept)
 

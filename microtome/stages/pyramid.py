@@ -7,25 +7,33 @@ from microtome.grid import Grid
 from microtome.ngff import TASK_LEVELS, ArraySpec, image_arrays, label_arrays
 from microtome.plan import Plan
 from microtome.records import StageReport
+from microtome.stages import chunk, stitch
 from microtome.stages.run import Run
-from microtome.stages.sweep import OnShard, stage_report, sweep
+from microtome.stages.sweep import Needs, OnShard, Swept, stage_report, sweep
 
 NAME = "pyramid"
 WORK = "microtome.work.pyramid:pyramid_block"
 
 type Kind = Literal["pixels", "labels"]
 
+NEEDED: dict[Kind, tuple[str, ...]] = {"pixels": (chunk.NAME, stitch.NAME), "labels": (stitch.PAINT,)}
+"""Pixels wait for `stitch` too: until then the network is needed, which makes way for what comes after it."""
+
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     """Levels 4 to 6 from level 3, then 7 to 9 from level 6, as far as the slide has them."""
-    images, labels = image_arrays(run.plan), label_arrays(run.plan)
-    sweeps = []
-    for name, base in sweeps_of(run.plan).items():
-        blocks: list[tuple[Kind, int]] = [("labels", block.index) for block in blocks_of(labels, base)]
-        blocks += [("pixels", block.index) for block in blocks_of(images, base)] if images else []
-        calls = [(number, base, kind, index) for number, (kind, index) in enumerate(blocks)]
-        sweeps.append(sweep(run, cluster, name, WORK, calls, on_shard))
+    sweeps = [_sweep(run, cluster, on_shard, name, base) for name, base in sweeps_of(run.plan).items()]
     return stage_report(NAME, *sweeps)
+
+
+def _sweep(run: Run, cluster: Cluster, on_shard: OnShard, name: str, base: int) -> Swept:
+    """Three levels above `base`."""
+    images, labels = image_arrays(run.plan), label_arrays(run.plan)
+    blocks: list[tuple[Kind, int]] = [("labels", block.index) for block in blocks_of(labels, base)]
+    blocks += [("pixels", block.index) for block in blocks_of(images, base)] if images else []
+    calls = [(number, base, kind, index) for number, (kind, index) in enumerate(blocks)]
+    needs = Needs(lambda number: NEEDED[blocks[number][0]])
+    return sweep(run, cluster, name, WORK, calls, on_shard, needs=needs)
 
 
 def sweeps_of(plan: Plan) -> dict[str, int]:

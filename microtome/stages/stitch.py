@@ -28,14 +28,17 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
         return with_tissue & {near.index for near in run.plan.grid.around(run.plan.grid[index])}
 
     calls = [(shard.index,) for shard in shards]
-    needs = Needs([infer.NAME], inferred_around)
+    needs = Needs(lambda _: [infer.NAME], inferred_around)
     settled = sweep(run, cluster, NAME, WORK, calls, on_shard, needs=needs)
     first = first_labels(settled.reports)
     painted = [
         (shard.index, tuple(first.get(near.index, 1) for near in run.plan.grid.around(shard)))
         for shard in shards
     ]
-    return stage_report(NAME, settled, sweep(run, cluster, PAINT, PAINT_WORK, painted, on_shard))
+    # With a cost, for what `export` does beside it has none and so goes first: no part of it can be divided.
+    cost_mp = run.plan.shard_px**2 / 1e6
+    paint = sweep(run, cluster, PAINT, PAINT_WORK, painted, on_shard, cost=lambda _: cost_mp)
+    return stage_report(NAME, settled, paint)
 
 
 def first_labels(reports: dict[int, ShardReport]) -> dict[int, int]:

@@ -82,9 +82,10 @@ counts what it did. May raise `TooEarly`."""
 class Needs:
     """What the shards of a sweep wait for, of others that run beside it."""
 
-    sweeps: Collection[str]
+    sweeps: Callable[[int], Collection[str]]
+    """Those that a shard's work begins after."""
     of: Callable[[int], Collection[int]] | None = None
-    """The shards of those sweeps which a shard's work begins after; None: all of them."""
+    """The shards of them which are enough, if they are; None: all."""
 
 
 class TooEarly(Exception):
@@ -147,11 +148,11 @@ def sweep(
         )
 
     on_shard(_progress(name, len(calls), reports, resumed, None))
-    others = needs.sweeps if needs else ()
+    others = needs.sweeps if needs else lambda _: ()
     if needs and (of := needs.of):
-        fan_out(lambda shard: [(run.ref, other, near) for other in others for near in of(shard)])
+        fan_out(lambda shard: [(run.ref, other, near) for other in others(shard) for near in of(shard)])
     # What is left by now was too early, or needs all of the others.
-    fan_out(lambda shard: [(run.ref, other) for other in others])
+    fan_out(lambda shard: [(run.ref, other) for other in others(shard)])
     if unread and run.plan.slide.on_bad_tile == "fail":
         first = min(unread)
         place = (first.level, first.index, first.y_px, first.x_px)

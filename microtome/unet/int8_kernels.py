@@ -50,6 +50,8 @@ _HEADS_PX = PATCHES * SIDE * SIDE
 type Words = npt.NDArray[np.int16]
 type Weights = npt.NDArray[np.int8]
 
+# Arrays are taken out of their tuples before a loop, not in it: each time, numba counts a reference, by an
+# atomic operation. Together they took a tenth of a tile's time.
 _kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
@@ -111,9 +113,13 @@ def aligned_sums(size):  # type: ignore[no-untyped-def]
 def _place_patches(window, first, count, ys, xs):  # type: ignore[no-untyped-def]
     """ys[i], xs[i]: where `count` patches of the window begin, from the `first` on, in raster order."""
     y0, x0, _, x1 = window
-    across = (x1 - x0 + SIDE - 1) // SIDE
+    row, column = divmod(first, (x1 - x0 + SIDE - 1) // SIDE)
+    y, x = y0 + row * SIDE, x0 + column * SIDE
     for i in range(count):
-        ys[i], xs[i] = y0 + (first + i) // across * SIDE, x0 + (first + i) % across * SIDE
+        ys[i], xs[i] = y, x
+        x += SIDE
+        if x >= x1:
+            y, x = y + SIDE, x0
 
 
 @_kernel
@@ -126,33 +132,34 @@ def _plane(layer):  # type: ignore[no-untyped-def]
 def _spread_patches(layer, same, enlarged, ys, xs, count, points):  # type: ignore[no-untyped-def]
     """points[p, block, patch, channel] of `count` patches."""
     plane = _plane(layer)
+    same_values, enlarged_values = same.values, enlarged.values
     # Block by block: so the lines of the cache that are written are whole before the next ones are.
     for block in range(layer.same_blocks):
         start = same.at - same.row - same.px + block * BLOCK
         for i in range(count):
             at = start + ys[i] * same.row + xs[i] * same.px
-            spread_same(
-                same.values, at, same.row, same.px, points, (block * PATCHES + i) * BLOCK, plane
-            )  # fmt: skip
+            to = (block * PATCHES + i) * BLOCK
+            spread_same(same_values, at, same.row, same.px, points, to, plane)
     for block in range(layer.enlarged_blocks):
         start = enlarged.at - enlarged.row - enlarged.px + block * BLOCK
         for i in range(count):
             at = start + (ys[i] >> 1) * enlarged.row + (xs[i] >> 1) * enlarged.px
             to = ((layer.same_blocks + block) * PATCHES + i) * BLOCK
-            spread_enlarged(enlarged.values, at, enlarged.row, enlarged.px, points, to, plane)
+            spread_enlarged(enlarged_values, at, enlarged.row, enlarged.px, points, to, plane)
 
 
 @_kernel
 def _multiply_patches(layer, block, points, sums):  # type: ignore[no-untyped-def]
     """sums[p, patch, channel] of one block of outputs."""
     blocks, plane = layer.same_blocks + layer.enlarged_blocks, _plane(layer)
+    weights = layer.weights
     for p in range(POINTS):
         # Enlarged px have nothing at these points: they are differences of equal px.
         present = layer.same_blocks if p // SEEN == 2 or p % SEEN == 2 else blocks
         at = (block * POINTS + p) * blocks * BLOCK * BLOCK
         multiply_words(
             points, p * plane, PATCHES * BLOCK,
-            layer.weights, at, sums, p * PATCHES * BLOCK, present,
+            weights, at, sums, p * PATCHES * BLOCK, present,
         )  # fmt: skip
 
 
@@ -171,18 +178,26 @@ def _inside(y, x, size, window):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _store_patches(layer, block, sums, window, ys, xs, count, full, kept, pooled, pools):  # type: ignore[no-untyped-def] # noqa: PLR0913
+def _mark_patches(window, ys, xs, count, kept, pools, keeps, quads):  # type: ignore[no-untyped-def]
+    """keeps[i], quads[i]: bits of a patch's px that are kept, and of its quads that are pooled."""
     y0, x0, y1, x1 = window
-    quads = y0 >> 1, x0 >> 1, y1 >> 1, x1 >> 1
     wanted = max(y0, kept[0]), max(x0, kept[1]), min(y1, kept[2]), min(x1, kept[3])
+    for i in range(count):
+        keeps[i] = _inside(ys[i], xs[i], SIDE, wanted)
+        quads[i] = _inside(ys[i] >> 1, xs[i] >> 1, 2, (y0 >> 1, x0 >> 1, y1 >> 1, x1 >> 1)) if pools else 0
+
+
+@_kernel
+def _store_patches(layer, block, sums, ys, xs, count, full, keeps, pooled, quads):  # type: ignore[no-untyped-def] # noqa: PLR0913
+    scales, bias, full_values, pooled_values = layer.scales, layer.bias, full.values, pooled.values
     for i in range(count):
         y, x = ys[i], xs[i]
         at = full.at + y * full.row + x * full.px + block * BLOCK
         pool_at = pooled.at + (y >> 1) * pooled.row + (x >> 1) * pooled.px + block * BLOCK
         gather(
-            sums, i * BLOCK, layer.scales, layer.bias, block * BLOCK,
-            full.values, at, full.row, full.px, _inside(y, x, SIDE, wanted),
-            pooled.values, pool_at, pooled.row, pooled.px, _inside(y >> 1, x >> 1, 2, quads) if pools else 0,
+            sums, i * BLOCK, scales, bias, block * BLOCK,
+            full_values, at, full.row, full.px, keeps[i],
+            pooled_values, pool_at, pooled.row, pooled.px, quads[i],
         )  # fmt: skip
 
 
@@ -196,16 +211,17 @@ def _doubled(window):  # type: ignore[no-untyped-def]
 def _convolve_px(layer, same, enlarged, window, full, kept, pooled, pools):  # type: ignore[no-untyped-def]
     points = aligned_words(POINTS * _plane(layer))
     sums = aligned_sums(POINTS * PATCHES * BLOCK)
-    ys, xs = np.empty(PATCHES, np.int64), np.empty(PATCHES, np.int64)
+    ys, xs, keeps, quads = np.empty((4, PATCHES), np.int64)
     y0, x0, y1, x1 = window
     n = ((y1 - y0 + SIDE - 1) // SIDE) * ((x1 - x0 + SIDE - 1) // SIDE)
     for first in range(0, n, PATCHES):
         count = min(PATCHES, n - first)
         _place_patches(window, first, count, ys, xs)
+        _mark_patches(window, ys, xs, count, kept, pools, keeps, quads)
         _spread_patches(layer, same, enlarged, ys, xs, count, points)
         for block in range(layer.out_blocks):
             _multiply_patches(layer, block, points, sums)
-            _store_patches(layer, block, sums, window, ys, xs, count, full, kept, pooled, pools)
+            _store_patches(layer, block, sums, ys, xs, count, full, keeps, pooled, quads)
 
 
 def convolve(
@@ -253,6 +269,7 @@ def convolve_heads(layer, heads, same, enlarged, window, least, dist, logits):  
     features = aligned(layer.out_blocks * _HEADS_PX * BLOCK)
     found = aligned_sums(_HEADS_PX * BLOCK)
     ys, xs = np.empty(PATCHES, np.int64), np.empty(PATCHES, np.int64)
+    scales, bias = layer.scales, layer.bias
     y0, x0, y1, x1 = _doubled(window)
     n = ((y1 - y0 + SIDE - 1) // SIDE) * ((x1 - x0 + SIDE - 1) // SIDE)
     for first in range(0, n, PATCHES):
@@ -264,7 +281,7 @@ def convolve_heads(layer, heads, same, enlarged, window, least, dist, logits):  
             for i in range(count):
                 at = (block * PATCHES + i) * SIDE * SIDE * BLOCK
                 gather(
-                    sums, i * BLOCK, layer.scales, layer.bias, block * BLOCK,
+                    sums, i * BLOCK, scales, bias, block * BLOCK,
                     features, at, SIDE * BLOCK, BLOCK, 0xFFFF, features, 0, 0, 0, 0,
                 )  # fmt: skip
         _leave(layer, heads, features, found, (y0, x0, y1, x1), ys, xs, count, least, dist, logits)
@@ -274,6 +291,7 @@ def convolve_heads(layer, heads, same, enlarged, window, least, dist, logits):  
 def _leave(layer, heads, features, found, window, ys, xs, count, least, dist, logits):  # type: ignore[no-untyped-def] # noqa: PLR0913
     """The heads of `count` patches' features: the probability first, then distances where it is wanted."""
     inputs, whole, rays = layer.out_blocks * BLOCK, heads.out_blocks * BLOCK, dist.shape[2]
+    weights, scales, bias = heads.weights, heads.scales, heads.bias
     flat, rows = dist.reshape(dist.size), count * SIDE * SIDE
     # Of each row, the px that gets distances; -1 is none.
     px = np.full(_HEADS_PX, -1, np.int64)
@@ -281,26 +299,26 @@ def _leave(layer, heads, features, found, window, ys, xs, count, least, dist, lo
         at = c * inputs
         for row in range(0, rows, GROUP):
             sum_bytes(
-                features, row * BLOCK, _HEADS_PX * BLOCK, heads.weights, at, found, row, layer.out_blocks
+                features, row * BLOCK, _HEADS_PX * BLOCK, weights, at, found, row, layer.out_blocks
             )  # fmt: skip
         if c == rays:
-            _leave_logits(found, heads.scales[c], heads.bias[c], window, ys, xs, rows, least, logits, px)
+            _leave_logits(found, scales[c], bias[c], window, ys, xs, rows, least, logits, px)
         else:
             for row in range(rows):
                 if px[row] >= 0:
-                    flat[px[row] * rays + c] = np.float32(found[row]) * heads.scales[c] + heads.bias[c]
+                    flat[px[row] * rays + c] = np.float32(found[row]) * scales[c] + bias[c]
     for start in range(0, rows, GROUP):
         if max(px[start : start + GROUP]) < 0:
             continue
         for block in range(heads.out_blocks):
             multiply_bytes(
                 features, start * BLOCK, _HEADS_PX * BLOCK,
-                heads.weights, block * inputs * BLOCK, found, 0, layer.out_blocks,
+                weights, block * inputs * BLOCK, found, 0, layer.out_blocks,
             )  # fmt: skip
             for r in range(GROUP):
                 if px[start + r] >= 0:
                     to = px[start + r] * rays + block * BLOCK
-                    leave_px(found, r * BLOCK, heads.scales, heads.bias, block * BLOCK, flat, to)
+                    leave_px(found, r * BLOCK, scales, bias, block * BLOCK, flat, to)
 
 
 @_kernel
@@ -341,7 +359,7 @@ def enter(planes, values, first, layer, window, full, kept, pooled, pools):  # t
     between = aligned((SEEN * wide + GROUP) * px)
     points = aligned_words(POINTS * _plane(layer))
     sums = aligned_sums(POINTS * PATCHES * BLOCK)
-    ys, xs = np.empty(PATCHES, np.int64), np.empty(PATCHES, np.int64)
+    ys, xs, keeps, quads = np.empty((4, PATCHES), np.int64)
     kept_px = _doubled(kept)
     for y in range(y0, y1, SIDE):
         known = 0 if y == y0 else 2
@@ -352,10 +370,11 @@ def enter(planes, values, first, layer, window, full, kept, pooled, pools):  # t
         for start in range(0, across, PATCHES):
             count = min(PATCHES, across - start)
             _place_patches(row, start, count, ys, xs)
+            _mark_patches(row, ys, xs, count, kept_px, pools, keeps, quads)
             _spread_patches(layer, same, same, ys, xs, count, points)
             for block in range(layer.out_blocks):
                 _multiply_patches(layer, block, points, sums)
-                _store_patches(layer, block, sums, row, ys, xs, count, full, kept_px, pooled, pools)
+                _store_patches(layer, block, sums, ys, xs, count, full, keeps, pooled, quads)
 
 
 @_kernel
@@ -384,6 +403,7 @@ def _enter_rows(planes, first, y0, x0, pixels, between, known):  # type: ignore[
     _, height, width = planes.shape
     _, seen_rows, columns = pixels.shape
     flat, px = pixels.reshape(pixels.size), first.out_blocks * BLOCK
+    weights, scales, bias = first.weights, first.scales, first.bias
     wide = columns - GROUP - 3
     row_step = wide * px
     move(between, (SEEN - known) * row_step, 0, known * row_step)
@@ -397,7 +417,7 @@ def _enter_rows(planes, first, y0, x0, pixels, between, known):  # type: ignore[
             for block in range(first.out_blocks):
                 enter_px(
                     flat, r * columns + start, seen_rows * columns, columns,
-                    first.weights, block * 9 * 4 * BLOCK, first.scales, first.bias, block * BLOCK,
+                    weights, block * 9 * 4 * BLOCK, scales, bias, block * BLOCK,
                     between, row + start * px + block * BLOCK, px,
                 )  # fmt: skip
         if x0 < 0:

@@ -5,21 +5,20 @@ from datetime import UTC, datetime
 
 from microtome.cpu import machine_record
 from microtome.errors import SlideChanged
-from microtome.grid import Window
 from microtome.model import models_folder
 from microtome.ngff import metadata
-from microtome.nuclei import Nuclei
 from microtome.plan import Plan
 from microtome.records import ShardReport, StageReport, busy_s
-from microtome.report.page import Sources, write_report
+from microtome.report.page import write_report
+from microtome.report.pictures import Pictures
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import RunFacts
-from microtome.slides import BadTile, OnBadTile, open_slide
+from microtome.slides import BadTile, open_slide
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
 from microtome.store import PLAN, ResultStore
+from microtome.work.export import PICTURES, STATS
 from microtome.work.network import drop_network
-from microtome.work.stitch import read_nuclei_parts, stats_key
 
 STAGES = ("chunk", "infer", "stitch", "pyramid", "export", "publish")
 """Order in which the report shows them."""
@@ -38,30 +37,19 @@ def publish_result(run: Run, index: int, tally: Tally) -> None:
     reports = _reports(run)
     places = {place for shards in reports.values() for shard in shards for place in shard.bad_tiles}
     bad_tiles = {BadTile(*place) for place in places.union(plan.tissue.bad_tiles)}
-    # For its pictures, which also come from levels that nothing else reads, no result is given up.
-    with tally.timed("report"), open_slide(plan.slide.uri, on_bad_tile=OnBadTile.BLANK) as slide:
+    with open_slide(plan.slide.uri) as slide:
         if slide.identity != plan.slide.identity:
             raise SlideChanged(plan.slide.uri)
-        sources = Sources(
-            levels=slide.levels, read=slide.read, nuclei_in=lambda window: nuclei_near(run, window)
-        )
-        texts = store.get_each([stats_key(shard) for shard in run.shards_near_tissue()])
-        stats = [ShardStats.from_bytes(text) for text in texts.values()]
-        merged, facts = ShardStats.merge(plan, stats), _facts(plan, store, reports)
-        summary, keys = write_report(store, plan, merged, facts, sources, bad_tiles)
+    with tally.timed("report"):
+        texts = store.get_each([STATS, PICTURES])
+        stats, pictures = ShardStats.from_bytes(texts[STATS]), Pictures.from_bytes(texts[PICTURES])
+        facts = _facts(plan, store, reports)
+        summary, keys = write_report(store, plan, stats, facts, pictures, bad_tiles)
     tally.keys += keys
     tally.nuclei = summary.nuclei
     with tally.timed("write"):
         tally.keys.append(store.put(PLAN, plan.to_json()))
         tally.keys += [store.put(key, text) for key, text in metadata(plan).items()]
-
-
-def nuclei_near(run: Run, window: Window) -> Nuclei:
-    """Nuclei of every shard that has some whose outline may reach into the window."""
-    reach_px = run.plan.shard_px  # no outline is longer than a shard
-    near = window.grow(reach_px)
-    shards = [shard for shard in run.plan.grid if not shard.window.intersect(near).is_empty]
-    return Nuclei.concatenate(read_nuclei_parts(run, shards))
 
 
 def _reports(run: Run) -> dict[str, list[ShardReport]]:

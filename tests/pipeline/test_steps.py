@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from microtome.cluster import Cluster, StoppedBeside
+from microtome.cluster import Cluster, ClusterSpec, StoppedBeside, connect
 from microtome.errors import SlideDamaged
 from microtome.options import Options
 from microtome.pipeline import finish, prepare
 from microtome.plan import make_plan
+from microtome.stages import export
 from microtome.stages.run import Run
+from microtome.stages.stitch import PAINT
 from microtome.stages.sweep import Needs, Tally, TooEarly, sweep
 from microtome.store import ResultStore
 from microtome.work import stitch
@@ -231,7 +233,7 @@ def test_a_shard_for_which_it_was_too_early_is_done_when_the_other_sweep_is_comp
         f"{__name__}:too_early_once",
         [(shard, str(tmp_path)) for shard in shards],
         reports.append,
-        needs=Needs(["first"], lambda shard: [shard]),
+        needs=Needs(lambda _: ["first"], lambda shard: [shard]),
     )
     first = partial(sweep, run, cluster, "first", EASY, [(shard,) for shard in shards], lambda progress: None)
     cluster.at_once([second, first])
@@ -253,11 +255,22 @@ def test_a_sweep_that_needs_all_of_another_begins_when_that_is_closed(field_plan
         partial(sweep, run, cluster, name, work, calls, lambda progress: None, needs=needs)
         for name, work, needs in (
             ("first", EASY, None),
-            ("second", f"{__name__}:first_is_closed", Needs(["first"])),
+            ("second", f"{__name__}:first_is_closed", Needs(lambda _: ["first"])),
         )
     )
     cluster.at_once([second, first])
     assert set(store.recorded("second")) == {shard for (shard,) in calls}
+
+
+def test_table_and_pictures_are_begun_before_all_shards_are_painted(field_plan, tmp_path):
+    """With one worker: what cannot be divided must not be what is left at the end."""
+    with connect(ClusterSpec(workers=1)) as cluster:
+        store = run_plan(field_plan, tmp_path / "field.ome.zarr", cluster)
+    exported, painted = store.recorded(export.NAME), store.recorded(PAINT).values()
+    last_painted_s = max(report.began_s for report in painted)
+    assert exported[export.TABLE_CALL].began_s < last_painted_s
+    assert exported[export.PICTURES_CALL].began_s < last_painted_s
+    assert exported[export.FEATURES_CALL].began_s > last_painted_s
 
 
 def test_beyond_its_neighbours_a_shard_is_read_only_when_all_are_inferred(field_plan, tmp_path, monkeypatch):
