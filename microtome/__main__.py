@@ -3,6 +3,7 @@
 Workers' processes import this module again, as multiprocessing does with a program's main one: it is small.
 """
 
+import os
 import sys
 
 from microtome import forks
@@ -11,6 +12,9 @@ from microtome import forks
 def main() -> None:
     """Entry point."""
     words = {word.partition("=")[0] for word in sys.argv[1:]}
+    if "segment" in words:
+        # Its threads turn for 0.1 s before they rest, and have nothing to do in the process of a run.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "segment" in words and not words & {"--help", "--scheduler"}:
         forks.start()  # it imports for as long as the command line does that and plans: beside all of it
     from microtome.cli import main as command_line

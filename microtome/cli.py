@@ -12,6 +12,7 @@ import typer
 
 from microtome import __version__
 from microtome.errors import MicrotomeError
+from microtome.importing import without_collector
 from microtome.options import BadTileOption, Ngff, Options, PixelsOption, PrecisionOption
 
 app = typer.Typer(
@@ -90,12 +91,9 @@ def segment(
     json: Annotated[bool, typer.Option("--json", help="The summary on stdout, and nothing else.")] = False,
 ) -> None:
     """Find every nucleus of one slide or many."""
-    gc.disable()  # imports make a million objects and no garbage: to look through them takes 0.1 s
-    from microtome.batch import segment_slides
-    from microtome.cluster import ClusterSpec
-
-    gc.freeze()
-    gc.enable()
+    with without_collector():
+        from microtome.batch import segment_slides
+        from microtome.cluster import ClusterSpec
 
     options = Options(
         model=model,

@@ -2,14 +2,16 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from microtome.stages import NAMES
 from microtome.stages.sweep import Progress
 
 PLAIN_EVERY_S = 10
@@ -23,6 +25,16 @@ class _Rate(ProgressColumn):
         return Text(str(task.fields["rate"]), justify="right")
 
 
+class _Bars(Bars):
+    """In the order of the stages, in whichever they began."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        def place(task: Task) -> tuple[int, str]:
+            return NAMES.index(task.description.split(".")[0]), task.description
+
+        yield self.make_tasks_table(sorted(self.tasks, key=place))
+
+
 class ProgressView:
     """Shows `Progress` records as they come; use it as `on_shard`, in a `with` block."""
 
@@ -30,7 +42,7 @@ class ProgressView:
         stream = stream or sys.stderr
         self._stream = stream
         self._bars = (
-            Bars(
+            _Bars(
                 TextColumn("{task.description:<14}"),
                 BarColumn(bar_width=20),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
@@ -43,7 +55,7 @@ class ProgressView:
         )
         self._began: dict[str, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -65,7 +77,10 @@ class ProgressView:
 
     def __call__(self, progress: Progress) -> None:
         now = time.perf_counter()
-        began_s, began_px = self._began.setdefault(progress.stage, (now, progress.pixels))
+        began_s, began_px = now, progress.pixels
+        if report := progress.report:  # not before: a stage may wait for others
+            first = now - report.seconds, progress.pixels - report.pixels
+            began_s, began_px = self._began.setdefault(progress.stage, first)
         rate = _rate(progress, now - began_s, progress.pixels - began_px)
         if self._bars is not None:
             self._bar(progress, rate)
@@ -73,15 +88,20 @@ class ProgressView:
         is_last = progress.done == progress.of
         if is_last or (progress.report and now - self._said.get(progress.stage, began_s) >= PLAIN_EVERY_S):
             self._said[progress.stage] = now
-            self.line(
-                f"{progress.stage}: {progress.done:,}/{progress.of:,} shards, {rate}, {now - began_s:.0f} s"
-            )
+            parts = [f"{progress.done:,}/{progress.of:,} shards", rate, f"{now - began_s:.0f} s"]
+            self.line(f"{progress.stage}: {', '.join(part for part in parts if part)}")
 
     def _bar(self, progress: Progress, rate: str) -> None:
         assert self._bars is not None
         if progress.stage not in self._ids:
-            self._ids[progress.stage] = self._bars.add_task(progress.stage, total=progress.of, rate=rate)
-        self._bars.update(self._bars.task_ids[self._ids[progress.stage]], completed=progress.done, rate=rate)
+            # Its bar moves to and fro, and its time does not count, until the first shard is done.
+            self._ids[progress.stage] = self._bars.add_task(
+                progress.stage, start=False, total=progress.of, rate=rate
+            )
+        task = self._ids[progress.stage]
+        if progress.report:
+            self._bars.start_task(task)
+        self._bars.update(task, completed=progress.done, rate=rate)
 
 
 def _rate(progress: Progress, seconds: float, pixels: int) -> str:

@@ -25,3 +25,5 @@ class Stage(Protocol):
 
 STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer, stitch, pyramid, export), (publish,))
 """Stages of one step run at once; what waits for another's work says so itself."""
+NAMES = tuple(stage.NAME for step in STEPS for stage in step)
+"""In the order in which people see them."""

@@ -14,14 +14,12 @@ from microtome.report.pictures import Pictures
 from microtome.report.shard_stats import ShardStats
 from microtome.report.summary import RunFacts
 from microtome.slides import BadTile, open_slide
+from microtome.stages import NAMES
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
 from microtome.store import PLAN, ResultStore
 from microtome.work.export import PICTURES, STATS
 from microtome.work.network import drop_network
-
-STAGES = ("chunk", "infer", "stitch", "pyramid", "export", "publish")
-"""Order in which the report shows them."""
 
 
 def publish_result(run: Run, index: int, tally: Tally) -> None:
@@ -65,7 +63,7 @@ def _facts(plan: Plan, store: ResultStore, reports: dict[str, list[ShardReport]]
     everything = [shard for shards in reports.values() for shard in shards]
     stages = (StageReport.of(stage, shards, resumed=0) for stage, shards in reports.items())
     return RunFacts(
-        stages=tuple(sorted(stages, key=lambda stage: STAGES.index(stage.stage))),
+        stages=tuple(sorted(stages, key=lambda stage: NAMES.index(stage.stage))),
         wall_s=busy_s(everything),
         machine=machine_record(),
         workers=len({shard.worker for shard in everything}),
