@@ -18,7 +18,7 @@ from microtome.errors import MicrotomeError, SlideReplaced
 from microtome.inbox import look
 from microtome.model import find_model, read_card
 from microtome.options import Options
-from microtome.pipeline import State, prepare, result_uri, steps_of
+from microtome.pipeline import State, guarded, prepare, result_uri
 from microtome.report.summary import Summary, read_summary
 from microtome.stages.run import Run
 from tasks.chunk import chunk
@@ -31,7 +31,7 @@ from tasks.pyramid import pyramid
 from tasks.stitch import stitch
 from tasks.summary import show_summary
 
-TASKS: dict[str, StageTask] = {task.name: task for task in (chunk, infer, stitch, pyramid, export, publish)}
+TASKS: tuple[StageTask, ...] = (chunk, infer, stitch, pyramid, export, publish)
 
 
 def run_name() -> str:
@@ -109,10 +109,9 @@ def segment_slide(
             with (
                 scheduler_for(run, scheduler) as address,
                 connect(ClusterSpec(scheduler=address)) as cluster,
-                steps_of(prepared) as steps,
+                guarded(prepared),
             ):
-                for step in steps:
-                    cluster.at_once([partial(TASKS[stage.NAME], run, cluster) for stage in step])
+                cluster.at_once([partial(task, run, cluster) for task in TASKS])
         summary = read_summary(run.store)
         show_summary(run, summary)
         return summary

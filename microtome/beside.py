@@ -12,7 +12,9 @@ class Beside:
         self._changed = threading.Condition()
         self._done: set[Hashable] = set()
         self._stopped = False
-        self._at_work = self._waiting = 0
+        self._at_work = 0
+        self._waiting: list[Mapping[str, Collection[Hashable]]] = []
+        """What those who wait hold back."""
 
     @property
     def is_stopped(self) -> bool:
@@ -55,14 +57,16 @@ class Beside:
     def wait(self, held: Mapping[str, Collection[Hashable]]) -> bool:
         """Until some of it is ready or all is to stop; false if nobody is left who could say more."""
         with self._changed:
-            self._waiting += 1
+            self._waiting.append(held)
             try:
-                self._changed.wait_for(
-                    lambda: self._stopped or self._ready(held) or self._waiting >= self._at_work
-                )
+                self._changed.wait_for(lambda: self._stopped or self._ready(held) or self._is_stuck())
                 return self._stopped or bool(self._ready(held))
             finally:
-                self._waiting -= 1
+                self._waiting = [other for other in self._waiting if other is not held]
+
+    def _is_stuck(self) -> bool:
+        """Whether all wait, for what none of them will say: who is let go, but not awake yet, may."""
+        return len(self._waiting) >= self._at_work and not any(map(self._ready, self._waiting))
 
     def _ready(self, held: Mapping[str, Collection[Hashable]]) -> list[str]:
         return [] if self._stopped else [key for key, needs in held.items() if self._done.issuperset(needs)]

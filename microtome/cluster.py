@@ -92,6 +92,21 @@ class Cluster:
         """Let go whatever waits for these things in the same `at_once`."""
         self._beside.say_done(*things)
 
+    def wait_for(self, things: Collection[Hashable]) -> None:
+        """Until all of these were said to be done by what runs beside it.
+
+        Raises
+        ------
+        StoppedBeside
+            If another function of the same `at_once` has failed.
+        RuntimeError
+            If nobody is left to do them.
+        """
+        if not self._beside.wait({"": things}):
+            raise RuntimeError(f"nobody is left to do {things}")
+        if self._beside.is_stopped:
+            raise StoppedBeside(", ".join(map(str, things)))
+
     def fan_out[T](
         self,
         work: Callable[..., T],

@@ -20,7 +20,7 @@ from microtome.stages.run import Run
 from microtome.stages.sweep import OnShard
 from microtome.store import PLAN, ResultStore, is_published, result_uri
 
-__all__ = ["Prepared", "State", "finish", "is_published", "prepare", "result_uri", "state_of", "steps_of"]
+__all__ = ["Prepared", "State", "finish", "guarded", "is_published", "prepare", "result_uri", "state_of"]
 
 
 class State(StrEnum):
@@ -37,8 +37,6 @@ class Prepared:
 
     run: Run
     state: State
-    version: SlideVersion | None = None
-    """The slide's, before anything of it was computed; None where only its header can tell."""
 
 
 def prepare(
@@ -69,14 +67,14 @@ def prepare(
     if state is State.DONE and overwrite:
         store.remove()
         state, plan = State.NEW, best
-    run = Run(plan, store, claim=claim or Claim())
+    run = Run(plan, store, claim=claim or Claim(), version=_version(plan.slide.uri))
     if state is State.DONE:
         stages.publish.tidy(run)
     else:
         store.reopen_stage(stages.publish.NAME, ())
         store.clean()
         store.put(PLAN, plan.to_json())
-    return Prepared(run, state, _version(plan.slide.uri))
+    return Prepared(run, state)
 
 
 def _as_begun(plan: Plan, store: ResultStore) -> Plan:
@@ -122,17 +120,17 @@ def finish(prepared: Prepared, cluster: Cluster, on_shard: OnShard) -> Summary:
     Raises
     ------
     ClaimLost, SlideChanged, SlideDamaged
-        As `steps_of` says.
+        As `guarded` says.
     """
-    with steps_of(prepared) as steps:
-        for step in steps:
-            cluster.at_once([partial(stage.run, prepared.run, cluster, on_shard) for stage in step])
-    return read_summary(prepared.run.store)
+    run = prepared.run
+    with guarded(prepared):
+        cluster.at_once([partial(stage.run, run, cluster, on_shard) for stage in stages.STAGES])
+    return read_summary(run.store)
 
 
 @contextmanager
-def steps_of(prepared: Prepared) -> Iterator[Iterator[tuple[stages.Stage, ...]]]:
-    """The steps in their order, for a block that runs each: what must hold is checked before it gets one.
+def guarded(prepared: Prepared) -> Iterator[None]:
+    """A block that runs the stages: it leaves no result of a slide that is not as it was.
 
     Raises
     ------
@@ -144,8 +142,9 @@ def steps_of(prepared: Prepared) -> Iterator[Iterator[tuple[stages.Stage, ...]]]
         If tiles of the slide cannot be decoded; a result that this run began is removed.
     """
     store = prepared.run.store
+    prepared.run.claim.check(store.uri)
     try:
-        yield _checked(prepared)
+        yield
     except SlideChanged:
         store.remove()
         raise
@@ -153,16 +152,6 @@ def steps_of(prepared: Prepared) -> Iterator[Iterator[tuple[stages.Stage, ...]]]
         if prepared.state is State.NEW:
             store.remove()
         raise
-
-
-def _checked(prepared: Prepared) -> Iterator[tuple[stages.Stage, ...]]:
-    slide_uri = prepared.run.plan.slide.uri
-    for step in stages.STEPS:
-        prepared.run.claim.check(prepared.run.store.uri)
-        # By now every shard was computed; `publish` itself looks at the slide's header.
-        if stages.publish in step and _version(slide_uri) != prepared.version:
-            raise SlideChanged(slide_uri)
-        yield step
 
 
 def _version(uri: str) -> SlideVersion | None:

@@ -90,6 +90,8 @@ class _Artifact:
     def __call__(self, progress: Progress) -> None:
         if (watcher := _watcher.get()) is not None:
             watcher(progress)
+        if progress.report is None and progress.done < progress.of:
+            return  # all stages begin at once: a request of each would hold up the first shard
         now = time.monotonic()
         if progress.done < progress.of and now - self._updated_s < UPDATE_EVERY_S:
             return

@@ -23,7 +23,7 @@ class Stage(Protocol):
         ...
 
 
-STEPS: tuple[tuple[Stage, ...], ...] = ((chunk, infer, stitch, pyramid, export), (publish,))
-"""Stages of one step run at once; what waits for another's work says so itself."""
-NAMES = tuple(stage.NAME for step in STEPS for stage in step)
+STAGES: tuple[Stage, ...] = (chunk, infer, stitch, pyramid, export, publish)
+"""They run at once; what waits for another's work says so itself."""
+NAMES = tuple(stage.NAME for stage in STAGES)
 """In the order in which people see them."""

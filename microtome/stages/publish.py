@@ -5,8 +5,9 @@ Until then the root has no metadata: no viewer takes a result for one that is ha
 
 from microtome.cluster import Cluster
 from microtome.records import StageReport
+from microtome.stages import chunk, export, pyramid, stitch
 from microtome.stages.run import Run
-from microtome.stages.sweep import OnShard, stage_report, sweep
+from microtome.stages.sweep import Needs, OnShard, stage_report, sweep
 from microtome.store import PARTS, ResultStore
 
 NAME = "publish"
@@ -14,8 +15,16 @@ WORK = "microtome.work.publish:publish_result"
 
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
-    """One task; then the parts that shards left for each other go."""
-    swept = sweep(run, cluster, NAME, WORK, [(0,)], on_shard)
+    """One task, after all others; then the parts that shards left for each other go."""
+    others = (chunk.NAME, stitch.PAINT, export.NAME, *pyramid.sweeps_of(run.plan))
+
+    def check() -> None:
+        run.claim.check(run.store.uri)
+        # By now every shard was computed; the task itself looks at the slide's header.
+        run.check_slide()
+
+    needs = Needs(lambda _: others, check=check)
+    swept = sweep(run, cluster, NAME, WORK, [(0,)], on_shard, needs=needs)
     tidy(run)
     return stage_report(NAME, swept)
 

@@ -10,8 +10,9 @@ from functools import cached_property, lru_cache
 import cv2
 
 from microtome.claim import Claim
-from microtome.errors import NoResultHere
+from microtome.errors import NoResultHere, SlideChanged
 from microtome.grid import Shard, Window
+from microtome.inbox import SlideVersion, look
 from microtome.plan import Plan
 from microtome.slides import OnBadTile, Slide, open_slide
 from microtome.store import PLAN, ResultStore
@@ -43,6 +44,8 @@ class Run:
     start: str = field(default_factory=lambda: uuid.uuid4().hex)
     claim: Claim = field(default_factory=Claim)
     """Of the process that started it."""
+    version: SlideVersion | None = None
+    """The slide's, before anything of it was computed; None where only its header can tell."""
 
     @property
     def ref(self) -> RunRef:
@@ -59,6 +62,18 @@ class Run:
     @cached_property
     def tiling(self) -> Tiling:
         return self.plan.tiling
+
+    def check_slide(self) -> None:
+        """Whether the slide is still the one that the run began with.
+
+        Raises
+        ------
+        SlideChanged
+            If it was replaced meanwhile.
+        """
+        uri = self.plan.slide.uri
+        if self.version is not None and look(uri) != self.version:
+            raise SlideChanged(uri)
 
     def shards_with_tissue(self) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.plan.grid if self.tissue.touches(shard.window))

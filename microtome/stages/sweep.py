@@ -86,6 +86,8 @@ class Needs:
     """Those that a shard's work begins after."""
     of: Callable[[int], Collection[int]] | None = None
     """The shards of them which are enough, if they are; None: all."""
+    check: Callable[[], None] | None = None
+    """Called when all of it is there for every shard, before the first of them begins; may raise."""
 
 
 class TooEarly(Exception):
@@ -151,6 +153,9 @@ def sweep(
     others = needs.sweeps if needs else lambda _: ()
     if needs and (of := needs.of):
         fan_out(lambda shard: [(run.ref, other, near) for other in others(shard) for near in of(shard)])
+    if needs and needs.check:
+        cluster.wait_for({(run.ref, other) for call in calls for other in others(call[0])})
+        needs.check()
     # What is left by now was too early, or needs all of the others.
     fan_out(lambda shard: [(run.ref, other) for other in others(shard)])
     if unread and run.plan.slide.on_bad_tile == "fail":

@@ -23,8 +23,7 @@ def run_plan(plan, folder: Path, cluster) -> ResultStore:
     store = ResultStore(str(folder))
     store.put("plan.json", plan.to_json())
     run = Run(plan, store)
-    for step in stages.STEPS:
-        cluster.at_once([partial(stage.run, run, cluster, lambda progress: None) for stage in step])
+    cluster.at_once([partial(stage.run, run, cluster, lambda progress: None) for stage in stages.STAGES])
     return store
 
 

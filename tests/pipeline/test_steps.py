@@ -1,12 +1,14 @@
 """What a step's stages do beside each other: share the workers, and stop together."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 import tifffile
 
+from microtome.beside import Beside
 from microtome.cluster import Cluster, ClusterSpec, StoppedBeside, connect
 from microtome.errors import SlideDamaged
 from microtome.options import Options
@@ -240,6 +242,23 @@ def test_a_shard_for_which_it_was_too_early_is_done_when_the_other_sweep_is_comp
     assert set(store.recorded("second")) == set(shards)
     assert [progress.done for progress in reports] == list(range(len(shards) + 1))
     assert len(list(tmp_path.glob("*-tried"))) == len(shards) // 2
+
+
+def test_who_is_let_go_but_not_awake_yet_is_still_waited_for():
+    """Of two that wait, the one that has to wait longer may be awake first."""
+    for _ in range(200):
+        beside = Beside()
+
+        def second(beside=beside):
+            beside.wait({"second": ["first thing"]})
+            beside.say_done("second thing")
+
+        with beside.at_work(3), ThreadPoolExecutor(2) as threads:
+            last = threads.submit(beside.wait, {"last": ["second thing"]})
+            threads.submit(second)
+            beside.say_done("first thing")
+            beside.say_ended()
+            assert last.result(timeout=PATIENCE_S)
 
 
 def first_is_closed(run, index, tally):
