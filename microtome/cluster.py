@@ -92,8 +92,8 @@ class Cluster:
         """Let go whatever waits for these things in the same `at_once`."""
         self._beside.say_done(*things)
 
-    def wait_for(self, things: Collection[Hashable]) -> None:
-        """Until all of these were said to be done by what runs beside it.
+    def wait_for(self, things: Collection[Hashable], *, name: str) -> None:
+        """Until all of these were said to be done by what runs beside it; `name` is that of who waits.
 
         Raises
         ------
@@ -103,9 +103,9 @@ class Cluster:
             If nobody is left to do them.
         """
         if not self._beside.wait({"": things}):
-            raise RuntimeError(f"nobody is left to do {things}")
+            raise RuntimeError(f"{name} waits for what nobody is left to do")
         if self._beside.is_stopped:
-            raise StoppedBeside(", ".join(map(str, things)))
+            raise StoppedBeside(name)
 
     def fan_out[T](
         self,
