@@ -7,7 +7,7 @@ from microtome.cluster import Cluster
 from microtome.records import StageReport
 from microtome.stages import chunk, export, pyramid, stitch
 from microtome.stages.run import Run
-from microtome.stages.sweep import Needs, OnShard, stage_report, sweep
+from microtome.stages.sweep import OnShard, stage_report, sweep
 from microtome.store import PARTS, ResultStore
 
 NAME = "publish"
@@ -17,14 +17,11 @@ WORK = "microtome.work.publish:publish_result"
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     """One task, after all others; then the parts that shards left for each other go."""
     others = (chunk.NAME, stitch.PAINT, export.NAME, *pyramid.sweeps_of(run.plan))
-
-    def check() -> None:
-        run.claim.check(run.store.uri)
-        # By now every shard was computed; the task itself looks at the slide's header.
-        run.check_slide()
-
-    needs = Needs(lambda _: others, check=check)
-    swept = sweep(run, cluster, NAME, WORK, [(0,)], on_shard, needs=needs)
+    cluster.wait_for([(run.ref, other) for other in others], name=NAME)
+    run.claim.check(run.store.uri)
+    # By now every shard was computed; the task itself looks at the slide's header.
+    run.check_slide()
+    swept = sweep(run, cluster, NAME, WORK, [(0,)], on_shard)
     tidy(run)
     return stage_report(NAME, swept)
 

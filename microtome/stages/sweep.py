@@ -86,8 +86,6 @@ class Needs:
     """Those that a shard's work begins after."""
     of: Callable[[int], Collection[int]] | None = None
     """The shards of them which are enough, if they are; None: all."""
-    check: Callable[[], None] | None = None
-    """Called when all of it is there for every shard, before the first of them begins; may raise."""
 
 
 class TooEarly(Exception):
@@ -137,15 +135,14 @@ def sweep(
             cluster.say_done((run.ref, name, report.shard))
         on_shard(_progress(name, len(calls), reports, resumed, report))
 
-    task_name = f"{metrics.task_prefix(name, run.plan.model.name, run.plan.model.precision)}-{run.ref}"
-
     def fan_out(waits_for: Callable[[int], Collection[Hashable]]) -> None:
         left = [call for call in calls if call[0] not in reports]
+        prefix = metrics.task_prefix(name, run.plan.model.name, run.plan.model.precision)
         cluster.fan_out(
             do_shard,
             [(run.ref, name, work, *call) for call in left],
             done,
-            name=task_name,
+            name=f"{prefix}-{run.ref}",
             costs=[cost(call[0]) for call in left] if cost else (),
             needs=lambda call: waits_for(call[3]),
         )
@@ -154,9 +151,6 @@ def sweep(
     others = needs.sweeps if needs else lambda _: ()
     if needs and (of := needs.of):
         fan_out(lambda shard: [(run.ref, other, near) for other in others(shard) for near in of(shard)])
-    if needs and needs.check:
-        cluster.wait_for({(run.ref, other) for call in calls for other in others(call[0])}, name=task_name)
-        needs.check()
     # What is left by now was too early, or needs all of the others.
     fan_out(lambda shard: [(run.ref, other) for other in others(shard)])
     if unread and run.plan.slide.on_bad_tile == "fail":
