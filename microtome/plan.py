@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 import microtome
 from microtome.copying import CopiedJpeg, choose_pixels, in_words
-from microtome.cpu import choose_precision, machine_record
+from microtome.cpu import choose_precision, this_instruction_set
 from microtome.errors import AbsurdResolution, NoResolution, OptionError
 from microtome.grid import Grid, Scale, Window, levels_of
 from microtome.model import ModelCard, Precision, find_model, read_card
@@ -296,7 +296,7 @@ def _bad_overview(slide: Slide, on_bad_tile: BadTileOption) -> tuple[tuple[int, 
 def _how_computed(card: ModelCard, folder: Path, options: Options) -> tuple[Precision, str, EngineName]:
     """Precision, why that one, and what computes the network in it."""
     requested = None if options.precision == "auto" else Precision(options.precision)
-    precision, why = choose_precision(card, requested, machine_record().instruction_set)
+    precision, why = choose_precision(card, requested, this_instruction_set())
     return precision, why, engine_of(folder, precision)
 
 

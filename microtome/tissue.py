@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from microtome.arrays import Ints, Mask, Pixels
 from microtome.slides.base import Mpp, Slide
-from microtome.slides.overview import overview_bands, overview_downsample
+from microtome.slides.overview import averages, overview_downsample
 from microtome.tissue_mask import TissueMask, fit_cell
 
 CELL_UM = 16.0
@@ -109,7 +109,7 @@ def find_tissue(slide: Slide, mpp: Mpp | None = None) -> TissueMask:
     downsample = overview_downsample(slide, min(MAX_OVERVIEW_PX, -(-max(height_px, width_px) // finest_px)))
     shrink = max(2, wanted_px // (DETAIL * downsample))
     factor = downsample * shrink
-    stained = stained_pixels(_shrunk_overview(slide, downsample, shrink), mpp.y * mpp.x * factor**2)
+    stained = stained_pixels(averages(slide, factor, finer=shrink), mpp.y * mpp.x * factor**2)
     cell_px = fit_cell(height_px, width_px, max(wanted_px, factor))
     shape = -(-height_px // cell_px), -(-width_px // cell_px)
     cells = _any_in(_grow(stained, GROWN_PX), cell_px // factor, shape)
@@ -140,33 +140,6 @@ def stained_pixels(pixels: Pixels, pixel_um2: float) -> Mask:
     np.maximum(chroma, glass.least_chroma, out=chroma)
     chroma -= np.uint8(glass.least_chroma)
     return _without_specks(stained, chroma, LEAST_STAIN_UM2 / pixel_um2)
-
-
-def _shrunk_overview(slide: Slide, downsample: int, factor: int) -> Pixels:
-    """Averages over squares of `factor` px of the overview, which is never in memory as a whole."""
-    finest, side_px = slide.levels[0], downsample * factor
-    shrunk = np.empty((-(-finest.height_px // side_px), -(-finest.width_px // side_px), 3), np.uint8)
-    done, left = 0, np.empty((0, 0, 3), np.uint8)
-    for band in overview_bands(slide, downsample):
-        rows = np.concatenate([left, band]) if len(left) else band
-        whole = len(rows) // factor * factor
-        if whole:
-            shrunk[done : done + whole // factor] = _shrink(rows[:whole], factor)
-            done += whole // factor
-        left = rows[whole:].copy()
-        del band, rows  # before the next one is made
-    if len(left):
-        shrunk[done:] = _shrink(left, factor)
-    return shrunk.transpose(2, 0, 1)
-
-
-def _shrink(rgb: Plane, factor: int) -> Plane:
-    """Averages over squares of `factor` px; the last ones are filled up with the edge's pixels."""
-    bottom, right = -len(rgb) % factor, -rgb.shape[1] % factor
-    if bottom or right:
-        rgb = np.asarray(cv2.copyMakeBorder(rgb, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.uint8)
-    size = rgb.shape[1] // factor, len(rgb) // factor
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def find_glass(rgb: Plane, roughness: Plane) -> Glass:
@@ -334,10 +307,12 @@ def _without_specks(stained: Plane, excess: Plane, least: float) -> Mask:
 
 
 def _without_specks_of(stained: Plane, excess: Plane, least: float) -> Mask:
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
-    kept = stats[:, cv2.CC_STAT_AREA] >= SPECK_PX
+    # Memory of numpy's, which asks for large pages: most of OpenCV's time would go into small ones.
+    count, numbers = cv2.connectedComponents(stained, np.empty(stained.shape, np.int32), connectivity=8)
+    pieces = np.asarray(numbers)
     inside = stained.astype(bool)
     of_pieces, of_excess = pieces[inside], excess[inside]
+    kept = np.bincount(of_pieces, minlength=count) >= SPECK_PX
     small = ~kept[of_pieces]
     kept |= np.bincount(of_pieces[small], weights=of_excess[small], minlength=count) >= least
     inside[inside] = kept[of_pieces]

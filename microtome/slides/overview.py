@@ -3,14 +3,13 @@
 Memory does not depend on the slide's size: it is read in blocks.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from math import ceil, floor, lcm
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
 from microtome.arrays import Doubles, Floats, Pixels
 from microtome.grid import Window
@@ -18,13 +17,11 @@ from microtome.slides.base import Level, Slide
 
 BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
-BAND_PX = 12 << 20
-"""A band of the overview is no larger: 36 MB."""
 READERS = 4
 """Threads that read what a plan or a report looks at, part by part: a store far away answers them at once."""
 PART_PX = 1 << 20
 """Parts are at least so large."""
-SHRINK = 8
+SHRINKS = (1, 2, 4, 8)
 
 
 @runtime_checkable
@@ -54,13 +51,8 @@ def overview(slide: Slide, max_px: int) -> tuple[Pixels, float]:
     float
         d, level-0 px per px of it: a power of two, the same in y and x.
     """
-    finest, d = slide.levels[0], overview_downsample(slide, max_px)
-    picture = np.empty((ceil(finest.height_px / d), ceil(finest.width_px / d), 3), np.uint8)
-    row = 0
-    for band in overview_bands(slide, d):
-        picture[row : row + len(band)] = band
-        row += len(band)
-    return picture.transpose(2, 0, 1), float(d)
+    d = overview_downsample(slide, max_px)
+    return averages(slide, d), float(d)
 
 
 def overview_downsample(slide: Slide, max_px: int) -> int:
@@ -69,22 +61,26 @@ def overview_downsample(slide: Slide, max_px: int) -> int:
     return 1 << max(0, (ceil(longer_px / max_px) - 1).bit_length())
 
 
-def overview_bands(slide: Slide, d: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """The overview of `d` level-0 px a px, from top to bottom: (rows, x, 3) uint8 each."""
+def averages(slide: Slide, d: int, finer: int = 1) -> Pixels:
+    """Level 0 averaged over squares of `d` px, a power of two: see `overview`.
+
+    Taken from the coarsest level at least `finer` times as fine: a level whose chroma is halved has no
+    colours as fine as its pixels.
+    """
     finest = slide.levels[0]
-    number = max(n for n, level in enumerate(slide.levels) if level.downsample <= d)
+    number = max(n for n, level in enumerate(slide.levels) if level.downsample * finer <= d)
     level = slide.levels[number]
     rows, cols = ceil(finest.height_px / d), ceil(finest.width_px / d)
     cell_px = d / level.downsample
     # Steps are powers of two, so that few tiles are read for two blocks of at most `BLOCK_PX` of
     # the level; cells that reach beyond the level are in blocks of their own.
     width = _power_of_two_below(min(BLOCK_WIDTH_PX, 2 * cols * cell_px) / cell_px)
-    height = _power_of_two_below(min(BLOCK_PX / (width * cell_px**2), BAND_PX / cols))
+    height = _power_of_two_below(BLOCK_PX / (width * cell_px**2))
+    picture = np.empty((rows, cols, 3), np.uint8)
     for y0, y1 in _steps(rows, floor(level.height_px / cell_px), height):
-        band = np.empty((y1 - y0, cols, 3), np.uint8)
         for x0, x1 in _steps(cols, floor(level.width_px / cell_px), width):
-            _average(slide, number, Window(y0, x0, y1, x1), cell_px, band[:, x0:x1])
-        yield band
+            _average(slide, number, Window(y0, x0, y1, x1), cell_px, picture[y0:y1, x0:x1])
+    return picture.transpose(2, 0, 1)
 
 
 def _steps(cells: int, whole: int, step: int) -> list[tuple[int, int]]:
@@ -110,6 +106,9 @@ def _average(slide: Slide, number: int, block: Window, cell_px: float, out: Pixe
     if cell == 1.0:
         out[:] = pixels[: block.height, : block.width]
         return
+    if cell.is_integer() and size == (block.height * int(cell), block.width * int(cell)):
+        out[:] = cv2.resize(pixels, (block.width, block.height), interpolation=cv2.INTER_AREA)
+        return
     rows = _edges(block.y0, block.y1, cell, window.y0 // shrink, size[0])
     cols = _edges(block.x0, block.x1, cell, window.x0 // shrink, size[1])
     for row in range(block.height):
@@ -127,9 +126,10 @@ def _source(block: Window, cell_px: float, level: Level) -> Window:
 
 def _shrink(slide: Slide, number: int, window: Window, cell_px: float) -> int:
     """By how much the slide itself shrinks the window's pixels."""
+    if not isinstance(slide, Shrinkable) or not slide.can_shrink(number):
+        return 1
     edges = cell_px, window.y0, window.x0, window.y1, window.x1
-    aligned = all(edge % SHRINK == 0 for edge in edges)
-    return SHRINK if aligned and isinstance(slide, Shrinkable) and slide.can_shrink(number) else 1
+    return max(shrink for shrink in SHRINKS if all(edge % shrink == 0 for edge in edges))
 
 
 def _read(slide: Slide, number: int, window: Window, shrink: int, out: Pixels) -> None:

@@ -27,12 +27,25 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
 
 
 def _sweep(run: Run, cluster: Cluster, on_shard: OnShard, name: str, base: int) -> Swept:
-    """Three levels above `base`."""
+    """Three levels above `base`; a block's labels as soon as all shards below it are painted."""
     images, labels = image_arrays(run.plan), label_arrays(run.plan)
-    blocks: list[tuple[Kind, int]] = [("labels", block.index) for block in blocks_of(labels, base)]
+    block_grid = blocks_of(labels, base)
+    blocks: list[tuple[Kind, int]] = [("labels", block.index) for block in block_grid]
     blocks += [("pixels", block.index) for block in blocks_of(images, base)] if images else []
     calls = [(number, base, kind, index) for number, (kind, index) in enumerate(blocks)]
-    needs = Needs(lambda number: NEEDED[blocks[number][0]])
+
+    painted_below: dict[int, list[int]] = {}
+    if base == TASK_LEVELS:
+        for shard in run.shards_near_tissue():
+            block = block_grid.at(shard.row >> base, shard.col >> base)
+            painted_below.setdefault(block.index, []).append(shard.index)
+
+    def enough(number: int) -> list[int] | None:
+        """None too where no shard is painted: before others are, `infer` needs the network."""
+        kind, index = blocks[number]
+        return painted_below.get(index) if kind == "labels" else None
+
+    needs = Needs(lambda number: NEEDED[blocks[number][0]], enough)
     return sweep(run, cluster, name, WORK, calls, on_shard, needs=needs)
 
 

@@ -84,8 +84,11 @@ class Needs:
 
     sweeps: Callable[[int], Collection[str]]
     """Those that a shard's work begins after."""
-    of: Callable[[int], Collection[int]] | None = None
-    """The shards of them which are enough, if they are; None: all."""
+    of: Callable[[int], Collection[int] | None] = lambda _: None
+    """The shards of them which are enough; None: all."""
+
+
+NOTHING = Needs(lambda _: ())
 
 
 class TooEarly(Exception):
@@ -101,7 +104,7 @@ def sweep(
     on_shard: OnShard,
     *,
     cost: Callable[[int], float] | None = None,
-    needs: Needs | None = None,
+    needs: Needs = NOTHING,
 ) -> Swept:
     """Do every call `(shard index, *more)` that the manifest lacks.
 
@@ -147,12 +150,18 @@ def sweep(
             needs=lambda call: waits_for(call[3]),
         )
 
+    def all_needed(shard: int) -> list[Hashable]:
+        return [(run.ref, other) for other in needs.sweeps(shard)]
+
+    def needed(shard: int) -> list[Hashable]:
+        enough = needs.of(shard)
+        if enough is None:
+            return all_needed(shard)
+        return [(run.ref, other, near) for other in needs.sweeps(shard) for near in enough]
+
     on_shard(_progress(name, len(calls), reports, resumed, None))
-    others = needs.sweeps if needs else lambda _: ()
-    if needs and (of := needs.of):
-        fan_out(lambda shard: [(run.ref, other, near) for other in others(shard) for near in of(shard)])
-    # What is left by now was too early, or needs all of the others.
-    fan_out(lambda shard: [(run.ref, other) for other in others(shard)])
+    fan_out(needed)
+    fan_out(all_needed)  # what was too early
     if unread and run.plan.slide.on_bad_tile == "fail":
         first = min(unread)
         place = (first.level, first.index, first.y_px, first.x_px)

@@ -5,19 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 
 from microtome.beside import Beside
 from microtome.cluster import Cluster, ClusterSpec, StoppedBeside, connect
 from microtome.errors import SlideDamaged
+from microtome.ngff import label_arrays
 from microtome.options import Options
 from microtome.pipeline import finish, prepare
 from microtome.plan import make_plan
-from microtome.stages import export
+from microtome.stages import export, pyramid
 from microtome.stages.run import Run
 from microtome.stages.stitch import PAINT
-from microtome.stages.sweep import Needs, Tally, TooEarly, sweep
+from microtome.stages.sweep import NOTHING, Needs, Tally, TooEarly, sweep
 from microtome.store import ResultStore
 from microtome.work import stitch
 from tests.damaged import damaged_copy
@@ -273,7 +275,7 @@ def test_a_sweep_that_needs_all_of_another_begins_when_that_is_closed(field_plan
     first, second = (
         partial(sweep, run, cluster, name, work, calls, lambda progress: None, needs=needs)
         for name, work, needs in (
-            ("first", EASY, None),
+            ("first", EASY, NOTHING),
             ("second", f"{__name__}:first_is_closed", Needs(lambda _: ["first"])),
         )
     )
@@ -290,6 +292,26 @@ def test_table_and_pictures_are_begun_before_all_shards_are_painted(field_plan, 
     assert exported[export.TABLE_CALL].began_s < last_painted_s
     assert exported[export.PICTURES_CALL].began_s < last_painted_s
     assert exported[export.FEATURES_CALL].began_s > last_painted_s
+
+
+def test_a_block_of_labels_is_halved_further_once_the_shards_below_it_are_painted(tissue, tmp_path):
+    """With one worker, of a strip with tissue at both ends: two blocks, and one between without any."""
+    strip, slide = np.full((512, 3 * 4096, 3), 255, np.uint8), tmp_path / "strip.tif"
+    strip[:, :512], strip[:, -3072:] = tissue[:512, :512], np.tile(tissue[:512, :1024], (1, 3, 1))
+    tifffile.imwrite(slide, strip, tile=(256, 256), photometric="rgb")
+    plan = make_plan(str(slide), Options(mpp=0.25, precision="f32", shard_px=512))
+    with connect(ClusterSpec(workers=1)) as cluster:
+        store = run_plan(plan, tmp_path / "strip.ome.zarr", cluster)
+    (name, base), *_ = pyramid.sweeps_of(plan).items()
+    painted, halved = store.recorded(PAINT), store.recorded(name)
+    first, between, last = range(len(pyramid.blocks_of(label_arrays(plan), base)))
+    began = {
+        block: [painted[shard].began_s for shard in painted if shard >> base == block] for block in range(3)
+    }
+    assert max(began[first]) < halved[first].began_s < max(began[last])
+    assert halved[last].began_s > max(began[last])
+    assert not began[between]
+    assert halved[between].began_s > max(began[last]), "it would take the network from infer"
 
 
 def test_beyond_its_neighbours_a_shard_is_read_only_when_all_are_inferred(field_plan, tmp_path, monkeypatch):
