@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate, repeat
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import dask
@@ -54,6 +55,10 @@ class ClusterSpec:
             raise OptionError("--workers", self.workers, "between 1 and 1,024")
 
 
+_begun: ContextVar[Event | None] = ContextVar("begun", default=None)
+"""Set once a function that runs beside others has fanned out, or waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     """A user's error, returned by a task instead of raised, so that Dask does not retry it."""
@@ -77,6 +82,9 @@ class Cluster:
 
     def at_once(self, works: Sequence[Callable[[], object]]) -> None:
         """Call functions that fan out, each in a thread of its own, with what the context holds here.
+
+        Each begins once the one before it has fanned out, waits, or has ended: the first has tasks at work
+        while the others, which have one interpreter between them, get ready.
 
         The first error is raised, once tasks of the others that have begun have ended: nothing is written
         any more. What has not begun is cancelled.
@@ -102,6 +110,7 @@ class Cluster:
         RuntimeError
             If nobody is left to do them.
         """
+        _say_begun()
         if not self._beside.wait({"": things}):
             raise RuntimeError(f"{name} waits for what nobody is left to do")
         if self._beside.is_stopped:
@@ -152,6 +161,7 @@ class Cluster:
                     tasks = self._submit(work, {key: by_key[key] for key in ready}, priority)
                     mine.update(tasks)
                     running.update(tasks)
+                _say_begun()
                 if not running.is_empty():
                     future = next(running)
                     if self._beside.is_stopped and future.cancelled():
@@ -191,16 +201,24 @@ class Cluster:
             works[0]()
             return
         with futures.ThreadPoolExecutor(len(works), thread_name_prefix="fan-out") as threads:
-            calls = [threads.submit(copy_context().run, self._do, work) for work in works]
+            calls = []
             try:
+                for work in works:
+                    begun = Event()
+                    calls.append(threads.submit(copy_context().run, self._do, work, begun))
+                    begun.wait()
                 for call in futures.as_completed(calls):
                     call.result()
             except BaseException as error:
                 self._stop(let_end=isinstance(error, Exception))  # unlike Ctrl-C
                 raise
 
-    def _do(self, work: Callable[[], object]) -> None:
-        work()  # if it fails, `at_once` stops those that wait
+    def _do(self, work: Callable[[], object], begun: Event) -> None:
+        _begun.set(begun)
+        try:
+            work()  # if it fails, `at_once` stops those that wait
+        finally:
+            begun.set()
         self._beside.say_ended()
 
     def _stop(self, *, let_end: bool) -> None:
@@ -230,6 +248,12 @@ class Cluster:
                 missed = self._cancelled - at_work
                 time.sleep(LOOK_EVERY_S)
         self._cancelled.clear()
+
+
+def _say_begun() -> None:
+    """The function that `at_once` has called here has nothing more to get ready."""
+    if (begun := _begun.get()) is not None:
+        begun.set()
 
 
 def _keys_at_work(dask_worker: Worker) -> set[Any]:

@@ -114,6 +114,23 @@ def test_who_came_first_is_served_first(cluster, tmp_path):
     assert max(index for index, kind in enumerate(order) if kind == "a2") < 20
 
 
+def test_each_begins_when_the_one_before_it_has_fanned_out(cluster, tmp_path):
+    """While they get ready they share one interpreter: the first is to have its tasks at work soon."""
+    order = []
+
+    def fan_out(kind):
+        time.sleep(WORKS_S)
+        order.append(f"{kind} is ready")
+        cluster.fan_out(work, calls_of(kind, tmp_path, 6), lambda kind: None, name=kind)
+        order.append(f"{kind} has ended")
+
+    def end():
+        order.append("ended at once")
+
+    cluster.at_once([partial(fan_out, "first"), end, partial(order.append, "last")])
+    assert order == ["first is ready", "ended at once", "last", "first has ended"]
+
+
 @pytest.fixture(scope="module")
 def tcga(tcga_slide, cluster, tmp_path_factory):
     """The plan of a slide of 24 shards, and its result."""
