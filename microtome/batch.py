@@ -8,9 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
 from microtome.claim import claimed
 from microtome.cluster import Cluster, ClusterSpec, connect
 from microtome.console import ProgressView
@@ -94,7 +91,7 @@ def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, ove
         return Outcome(slide, "refused", time.perf_counter() - began, None, exit_code=USERS_MISTAKE)
     except Exception:
         # One slide's fault of ours must not stop the rest of a night's work.
-        Console(stderr=True).print_exception()
+        _print_exception()
         print(f"error: {slide} failed; this is a fault of microtome's, please report it", file=sys.stderr)
         return Outcome(slide, "failed", time.perf_counter() - began, None, exit_code=FAILED)
     state = "done" if prepared.state is not State.DONE else State.DONE
@@ -130,7 +127,19 @@ def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
     return summary
 
 
+# What only a terminal shows, or a run at its end, is imported there.
+
+
+def _print_exception() -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print_exception()
+
+
 def _print_table(outcomes: Sequence[Outcome]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, header_style="", pad_edge=False)
     for column in ("slide", "nuclei", "tissue mm2", "time s", "MP/s", "state"):
         table.add_column(column, justify="left" if column in ("slide", "state") else "right")

@@ -15,8 +15,9 @@ import math
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-from microtome.arrays import Doubles
+from microtome.arrays import Doubles, Ints
 
 KEPT, SUPPRESSED, UNDECIDED = 0, 1, 2
 
@@ -62,17 +63,18 @@ def measure(points, radii, sine, cosine):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _profile(radii, sine, cosine, x0, width, inverse, corners, counts, crossings):  # type: ignore[no-untyped-def] # noqa: PLR0913
-    """Crossings of every column of an outline, `x0` and y relative to its point; how many slots.
+def _profile(radii, j, sine, cosine, x0, width, inverse, corners, counts, crossings):  # type: ignore[no-untyped-def] # noqa: PLR0913
+    """Crossings of every column of outline `j`, `x0` and y relative to its point; how many slots.
 
     `crossings[slot, side, col]`: to the right at the column's left and right border, then to the
     left likewise. An empty slot goes right and left on the same line, so it has no area.
     """
     n = len(sine)
     for k in range(n):
-        corners[0, k] = math.floor(radii[k] * sine[k])
-        corners[1, k] = math.floor(radii[k] * cosine[k])
-    counts[:, :width] = 0
+        corners[0, k] = math.floor(radii[j, k] * sine[k])
+        corners[1, k] = math.floor(radii[j, k] * cosine[k])
+    for col in range(width):
+        counts[0, col] = counts[1, col] = 0
     slots = 0
     yb, xb = corners[0, n - 1], corners[1, n - 1]
     for k in range(n):
@@ -85,7 +87,9 @@ def _profile(radii, sine, cosine, x0, width, inverse, corners, counts, crossings
             slot = counts[side, col]
             counts[side, col] = slot + 1
             if slot == slots:
-                crossings[slot, :, :width] = 0.0
+                for line in range(4):
+                    for empty in range(width):
+                        crossings[slot, line, empty] = 0.0
                 slots += 1
             crossings[slot, 2 * side, col] = y + slope * step
             crossings[slot, 2 * side + 1, col] = y + slope * (step + 1)
@@ -102,24 +106,25 @@ def _between(a0, a1, b0, b1):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _shared4(one, other, start, stop, dy, columns):  # type: ignore[no-untyped-def]
+def _shared4(pool, at, slots, width, crossings, used, start, stop, dy, columns):  # type: ignore[no-untyped-def]  # noqa: PLR0913
     """Four times the area that two outlines share.
 
-    `one` (slots, 4, width) is `dy` lower than `other`; its columns from `start[0]` on lie on those
-    of `other` from `start[1]` on.
+    One is in the pool, its first column that lies on the other at `at`, and `dy` lower; of the other, in
+    `crossings`, columns from `start` on lie on those.
     """
     total = 0.0
     for c in range(stop):
         columns[c] = 0.0
-    for i in range(len(one)):
-        for j in range(len(other)):
+    for i in range(slots):
+        first = at + 4 * i * width
+        for j in range(used):
             for c in range(stop):
-                r0 = one[i, 0, start[0] + c] + dy
-                r1 = one[i, 1, start[0] + c] + dy
-                l0 = one[i, 2, start[0] + c] + dy
-                l1 = one[i, 3, start[0] + c] + dy
-                s0, s1 = other[j, 0, start[1] + c], other[j, 1, start[1] + c]
-                m0, m1 = other[j, 2, start[1] + c], other[j, 3, start[1] + c]
+                r0 = pool[first + c] + dy
+                r1 = pool[first + width + c] + dy
+                l0 = pool[first + 2 * width + c] + dy
+                l1 = pool[first + 3 * width + c] + dy
+                s0, s1 = crossings[j, 0, start + c], crossings[j, 1, start + c]
+                m0, m1 = crossings[j, 2, start + c], crossings[j, 3, start + c]
                 more = _between(r0, r1, m0, m1) + _between(l0, l1, s0, s1)
                 less = _between(r0, r1, s0, s1) + _between(l0, l1, m0, m1)
                 columns[c] += more - less
@@ -128,103 +133,181 @@ def _shared4(one, other, start, stop, dy, columns):  # type: ignore[no-untyped-d
     return total
 
 
-@_kernel
-def settle_rows(order, points, radii, sine, cosine, max_overlap, safe, reach_px):  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915
-    """One greedy pass in the given order; see `microtome.stardist.settle`.
+def settle_rows(
+    points: npt.NDArray[np.int32],
+    radii: npt.NDArray[np.uint16],
+    sine: Doubles,
+    cosine: Doubles,
+    max_overlap: float,
+    safe: Ints,
+    reach_px: int,
+) -> npt.NDArray[np.uint8]:
+    """One greedy pass over rows by falling priority, (n,) uint8; see `microtome.stardist.settle`.
 
-    One long function: numba counts references to every array that a call is given, at three times
-    the cost of the work itself.
-
-    `safe` (4,) int64: bounds (y0, x0, y1, x1) within which no unseen candidate can reach.
-    Radii are at most `reach_px`. Returns (n,) uint8.
+    Parameters
+    ----------
+    points, radii
+        (n, 2) int32, network px; (n, n_rays) uint16.
+    sine, cosine
+        (n_rays,): radii times these are network px, at most `reach_px`.
+    safe
+        (4,) int64: bounds (y0, x0, y1, x1) within which no unseen candidate can reach.
     """
     n, n_rays = radii.shape
     states = np.empty(n, np.uint8)
     if n == 0:
         return states
     boxes, twice = measure(points, radii, sine, cosine)
-    # Kept and undecided rows, by the cells of a grid that their bounds touch.
-    gy, gx = boxes[:, 0].min(), boxes[:, 1].min()
-    rows, cols = (boxes[:, 2].max() - gy) // CELL_PX + 1, (boxes[:, 3].max() - gx) // CELL_PX + 1
-    heads = np.full((rows, cols), -1, np.int32)
-    nexts, owners, entries = np.empty(4096, np.int32), np.empty(4096, np.int32), 0
-    near, near2 = np.empty(64, np.int64), np.empty(64, np.int64)
-    # Their crossings: `pool[place[row]:]` is (slots[row], side, column).
-    place, slots = np.empty(n, np.int64), np.empty(n, np.int64)
-    pool, poured = np.empty(1 << 16, np.float64), 0
+    origin = boxes[:, :2].min(axis=0)
+    rows, cols = ((boxes[:, 2:].max(axis=0) - origin) // CELL_PX + 1).tolist()
     widest = 2 * reach_px + 3
+    heads = np.full((2, rows, cols), -1, np.int32)
+    # Mostly enough; memory that nothing is written to costs nothing.
+    entries, pool = np.empty((2, n + 64), np.int32), np.empty(24 * n + (1 << 12))
+    place, slots = np.empty((2, n), np.int64)
+    near = np.empty((2, n), np.int64)
     inverse = 1.0 / np.maximum(np.arange(widest), 1)
     corners, counts = np.empty((2, n_rays), np.int64), np.empty((2, widest), np.int64)
     crossings, columns = np.empty((n_rays, 4, widest)), np.empty(widest)
-    for j in order:
+    row = entered = poured = 0
+    while True:
+        row, entered, poured = _settle_from(
+            row,
+            entered,
+            poured,
+            points,
+            radii,
+            sine,
+            cosine,
+            max_overlap,
+            safe,
+            states,
+            boxes,
+            twice,
+            origin,
+            heads,
+            entries,
+            place,
+            slots,
+            pool,
+            near,
+            inverse,
+            corners,
+            counts,
+            crossings,
+            columns,
+        )
+        if row == n:
+            return states
+        entries = np.concatenate([entries, np.empty_like(entries)], axis=1)
+        pool = np.concatenate([pool, np.empty_like(pool)])
+
+
+@_kernel
+def _settle_from(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0913
+    row,
+    entered,
+    poured,
+    points,
+    radii,
+    sine,
+    cosine,
+    max_overlap,
+    safe,
+    states,
+    boxes,
+    twice,
+    origin,
+    heads,
+    entries,
+    place,
+    slots,
+    pool,
+    near,
+    inverse,
+    corners,
+    counts,
+    crossings,
+    columns,
+):
+    """Rows from `row` on, until `entries` or `pool` is full: the next row, and how far these are filled.
+
+    One long function that makes no array and no view: numba counts references to what a call is given and
+    to what a loop makes, by atomic operations, at three times the cost of the work itself.
+
+    Kept rows, and undecided ones, are in lists, by the cells of a grid that their bounds touch: `heads` has
+    the first entry of each, `entries` the next one and the row. Their crossings are from `pool[place[row]]`
+    on, (slots[row], side, column).
+    """
+    gy, gx = origin[0], origin[1]
+    for j in range(row, len(radii)):
         states[j] = KEPT
         if twice[j] == 0:
             continue  # a line shares no area with anything
-        y0, x0, y1, x1 = boxes[j]
+        y0, x0, y1, x1 = boxes[j, 0], boxes[j, 1], boxes[j, 2], boxes[j, 3]
         if y0 < safe[0] or x0 < safe[1] or y1 > safe[2] or x1 > safe[3]:
             states[j] = UNDECIDED
-        # Those that may overlap, the nearest first: it decides most often.
-        found = 0
-        for cy in range((y0 - gy) // CELL_PX, (y1 - gy) // CELL_PX + 1):
-            for cx in range((x0 - gx) // CELL_PX, (x1 - gx) // CELL_PX + 1):
-                entry = heads[cy, cx]
-                while entry >= 0:
-                    i = owners[entry]
-                    entry = nexts[entry]
-                    top, left = max(boxes[i, 0], y0), max(boxes[i, 1], x0)
-                    # Of the cells that two bounds share, the first one alone sees the pair.
-                    if (top - gy) // CELL_PX != cy or (left - gx) // CELL_PX != cx:
-                        continue
-                    common = (min(boxes[i, 2], y1) - top) * (min(boxes[i, 3], x1) - left)
-                    if 2.0 * common <= max_overlap * min(twice[i], twice[j]):
-                        continue
-                    if found == len(near):
-                        near = np.concatenate((near, np.empty_like(near)))
-                        near2 = np.concatenate((near2, np.empty_like(near2)))
-                    away2 = (points[i, 0] - points[j, 0]) ** 2 + (points[i, 1] - points[j, 1]) ** 2
-                    at = found
-                    while at > 0 and near2[at - 1] > away2:
-                        near[at], near2[at] = near[at - 1], near2[at - 1]
-                        at -= 1
-                    near[at], near2[at] = i, away2
-                    found += 1
+        first_cy, first_cx = (y0 - gy) // CELL_PX, (x0 - gx) // CELL_PX
+        end_cy, end_cx = (y1 - gy) // CELL_PX + 1, (x1 - gx) // CELL_PX + 1
         width = x1 - x0
-        used = _profile(radii[j], sine, cosine, x0 - points[j, 1], width, inverse, corners, counts, crossings)
-        for at in range(found):
-            i = near[at]
-            if states[i] == UNDECIDED and states[j] == UNDECIDED:
-                continue
-            left, right = max(boxes[i, 1], x0), min(boxes[i, 3], x1)
-            width_i = boxes[i, 3] - boxes[i, 1]
-            one = pool[place[i] : place[i] + 4 * slots[i] * width_i].reshape((slots[i], 4, width_i))
-            shared4 = _shared4(
-                one,
-                crossings[:used],
-                (left - boxes[i, 1], left - x0),
-                right - left,
-                float(points[i, 0] - points[j, 0]),
-                columns,
-            )
-            if shared4 > 2.0 * max_overlap * min(twice[i], twice[j]):
-                if states[i] == KEPT:
-                    states[j] = SUPPRESSED
+        used = _profile(radii, j, sine, cosine, x0 - points[j, 1], width, inverse, corners, counts, crossings)
+        cells = (end_cy - first_cy) * (end_cx - first_cx)
+        if entered + cells > entries.shape[1] or poured + 4 * used * width > len(pool):
+            return j, entered, poured
+        for by in (KEPT, UNDECIDED):
+            if states[j] != KEPT and by == UNDECIDED:
+                break  # whatever those overlap is decided no less than they are
+            # Those that may overlap, the nearest first: it decides most often.
+            found = 0
+            for cy in range(first_cy, end_cy):
+                for cx in range(first_cx, end_cx):
+                    entry = heads[by // UNDECIDED, cy, cx]
+                    while entry >= 0:
+                        i = entries[1, entry]
+                        entry = entries[0, entry]
+                        top, left = max(boxes[i, 0], y0), max(boxes[i, 1], x0)
+                        # Of the cells that two bounds share, the first one alone sees the pair.
+                        if (top - gy) // CELL_PX != cy or (left - gx) // CELL_PX != cx:
+                            continue
+                        common = (min(boxes[i, 2], y1) - top) * (min(boxes[i, 3], x1) - left)
+                        if 2.0 * common <= max_overlap * min(twice[i], twice[j]):
+                            continue
+                        away2 = (points[i, 0] - points[j, 0]) ** 2 + (points[i, 1] - points[j, 1]) ** 2
+                        at = found
+                        while at > 0 and near[1, at - 1] > away2:
+                            near[0, at], near[1, at] = near[0, at - 1], near[1, at - 1]
+                            at -= 1
+                        near[0, at], near[1, at] = i, away2
+                        found += 1
+            for at in range(found):
+                i = near[0, at]
+                left, right = max(boxes[i, 1], x0), min(boxes[i, 3], x1)
+                shared4 = _shared4(
+                    pool,
+                    place[i] + left - boxes[i, 1],
+                    slots[i],
+                    boxes[i, 3] - boxes[i, 1],
+                    crossings,
+                    used,
+                    left - x0,
+                    right - left,
+                    float(points[i, 0] - points[j, 0]),
+                    columns,
+                )
+                if shared4 > 2.0 * max_overlap * min(twice[i], twice[j]):
+                    states[j] = SUPPRESSED if by == KEPT else UNDECIDED
                     break
-                states[j] = UNDECIDED
         if states[j] == SUPPRESSED:
             continue
-        for cy in range((y0 - gy) // CELL_PX, (y1 - gy) // CELL_PX + 1):
-            for cx in range((x0 - gx) // CELL_PX, (x1 - gx) // CELL_PX + 1):
-                if entries == len(nexts):
-                    nexts = np.concatenate((nexts, np.empty_like(nexts)))
-                    owners = np.concatenate((owners, np.empty_like(owners)))
-                nexts[entries], owners[entries] = heads[cy, cx], j
-                heads[cy, cx] = entries
-                entries += 1
+        for cy in range(first_cy, end_cy):
+            for cx in range(first_cx, end_cx):
+                entries[0, entered], entries[1, entered] = heads[states[j] // UNDECIDED, cy, cx], j
+                heads[states[j] // UNDECIDED, cy, cx] = entered
+                entered += 1
         place[j], slots[j] = poured, used
-        while poured + 4 * used * width > len(pool):
-            pool = np.concatenate((pool, np.empty_like(pool)))
         for slot in range(used):
             for side in range(4):
-                pool[poured : poured + width] = crossings[slot, side, :width]
+                for col in range(width):
+                    pool[poured + col] = crossings[slot, side, col]
                 poured += width
-    return states
+    return len(radii), entered, poured

