@@ -77,7 +77,7 @@ def test_the_padded_image_is_a_multiple_of_the_models_own_step(align_px, last_px
 
 
 def test_what_was_kept_is_known_when_its_room_has_grown():
-    """Circles of 90 px apart from each other, then each of them again with less probability, moved by 3 px."""
+    """Circles of 90 px apart from each other; then each again, less probable, moved by 3 px."""
     places = np.stack(np.divmod(np.arange(20 * 20), 20), axis=1) * 200
     points = np.concatenate([places, places + 3]).astype(np.int32)
     prob = np.repeat(np.float32([0.9, 0.8]), len(places))
