@@ -3,6 +3,7 @@
 Workers' processes import this module again, as multiprocessing does with a program's main one: it is small.
 """
 
+import atexit
 import os
 import sys
 
@@ -19,7 +20,23 @@ def main() -> None:
         forks.start()  # it imports for as long as the command line does that and plans: beside all of it
     from microtome.cli import main as command_line
 
-    command_line()
+    try:
+        command_line()
+    except SystemExit as end:
+        if "segment" in words and isinstance(end.code, int):
+            _leave(end.code)
+        raise
+
+
+def _leave(code: int) -> None:
+    """End at once, as mypy does: Python would free all that a run has imported, one by one, for 0.04 s."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # nobody reads any more: Python itself knows what to say of that
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -123,13 +126,20 @@ def segment(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began_s, began = time.time(), time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **(environment or {})})
-        try:
-            client_bytes, worker_bytes = _watch(process)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        wall_s = time.perf_counter() - began
+        with ThreadPoolExecutor(1, thread_name_prefix="watch") as watcher:
+            ended = threading.Event()
+            watched = watcher.submit(_watch, process.pid, ended)
+            try:
+                # Without a limit, for with one Python only looks every 0.05 s.
+                process.wait()
+                wall_s = time.perf_counter() - began
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+            finally:
+                ended.set()
+            client_bytes, worker_bytes = watched.result()
         out.seek(0)
         err.seek(0)
         if process.returncode != 0:
@@ -159,25 +169,15 @@ def same_nuclei(runs: Sequence[SegmentRun]) -> int:
     return counts.pop()
 
 
-def _watch(process: "subprocess.Popen[bytes]") -> tuple[int, int]:
-    """Peak resident bytes of the process, and of the largest of its children, until it ends."""
+def _watch(pid: int, ended: threading.Event) -> tuple[int, int]:
+    """Peak resident bytes of a process, and of the largest of its children, until it has ended."""
     peaks: dict[int, int] = {}
-    while True:
-        try:
-            family = [
-                process.pid,
-                *(child.pid for child in psutil.Process(process.pid).children(recursive=True)),
-            ]
-        except psutil.NoSuchProcess:
-            family = []
-        for pid in family:
-            peaks[pid] = max(peaks.get(pid, 0), _peak_bytes(pid))
-        try:
-            process.wait(WATCH_S)
-        except subprocess.TimeoutExpired:
-            continue
-        client = peaks.pop(process.pid, 0)
-        return client, max(peaks.values(), default=0)
+    while not ended.wait(WATCH_S):
+        with suppress(psutil.NoSuchProcess):
+            for child in [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]:
+                peaks[child] = max(peaks.get(child, 0), _peak_bytes(child))
+    client = peaks.pop(pid, 0)
+    return client, max(peaks.values(), default=0)
 
 
 def _peak_bytes(pid: int) -> int:
