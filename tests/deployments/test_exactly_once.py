@@ -234,8 +234,9 @@ def told_of(notices, what, run_id):
 def test_a_failed_run_is_told_of_with_its_reason(up, api, notices, tmp_path):
     run = api.start("segment-slide/on-demand", slide=str(tmp_path / "nothing.svs"), output=str(tmp_path))
     assert api.ended(run)["state"]["type"] == "FAILED"
-    (text,) = until(lambda: told_of(notices, "segment-slide failed", run), 60)
-    assert f"{tmp_path / 'nothing.svs'}: no such file" in text
+    # Mostly once: where its SQLite is busy, Prefect's server takes up an event again.
+    texts = until(lambda: told_of(notices, "segment-slide failed", run), 60)
+    assert all(f"{tmp_path / 'nothing.svs'}: no such file" in text for text in texts)
 
 
 def test_another_address_of_notices_is_taken_over_by_the_next_start(up, api, notices, tmp_path):
@@ -243,8 +244,8 @@ def test_another_address_of_notices_is_taken_over_by_the_next_start(up, api, not
     try:
         installation.register(replace(lab, given={**lab.given, "MICROTOME_NOTICE_URL": other.url}))
         run = api.start("segment-slide/on-demand", slide=str(tmp_path / "no.svs"), output=str(tmp_path))
-        (text,) = until(lambda: told_of(other, "segment-slide failed", run), 120)
-        assert f"{tmp_path / 'no.svs'}: no such file" in text
+        texts = until(lambda: told_of(other, "segment-slide failed", run), 120)
+        assert all(f"{tmp_path / 'no.svs'}: no such file" in text for text in texts)
         assert told_of(notices, "segment-slide failed", run) == []
     finally:
         installation.register(lab)
