@@ -168,34 +168,13 @@ def settle_rows(
     near = np.empty((2, n), np.int64)
     inverse = 1.0 / np.maximum(np.arange(widest), 1)
     corners, counts = np.empty((2, n_rays), np.int64), np.empty((2, widest), np.int64)
-    crossings, columns = np.empty((n_rays, 4, widest)), np.empty(widest)
+    scratch = near, inverse, corners, counts, np.empty((n_rays, 4, widest)), np.empty(widest)
+    outlines = points, radii, sine, cosine, boxes, twice
     row = entered = poured = 0
     while True:
+        lists = heads, entries, place, slots, pool
         row, entered, poured = _settle_from(
-            row,
-            entered,
-            poured,
-            points,
-            radii,
-            sine,
-            cosine,
-            max_overlap,
-            safe,
-            states,
-            boxes,
-            twice,
-            origin,
-            heads,
-            entries,
-            place,
-            slots,
-            pool,
-            near,
-            inverse,
-            corners,
-            counts,
-            crossings,
-            columns,
+            row, entered, poured, outlines, max_overlap, safe, origin, lists, scratch, states
         )
         if row == n:
             return states
@@ -205,30 +184,7 @@ def settle_rows(
 
 @_kernel
 def _settle_from(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0913
-    row,
-    entered,
-    poured,
-    points,
-    radii,
-    sine,
-    cosine,
-    max_overlap,
-    safe,
-    states,
-    boxes,
-    twice,
-    origin,
-    heads,
-    entries,
-    place,
-    slots,
-    pool,
-    near,
-    inverse,
-    corners,
-    counts,
-    crossings,
-    columns,
+    row, entered, poured, outlines, max_overlap, safe, origin, lists, scratch, states
 ):
     """Rows from `row` on, until `entries` or `pool` is full: the next row, and how far these are filled.
 
@@ -239,6 +195,9 @@ def _settle_from(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0913
     the first entry of each, `entries` the next one and the row. Their crossings are from `pool[place[row]]`
     on, (slots[row], side, column).
     """
+    points, radii, sine, cosine, boxes, twice = outlines
+    heads, entries, place, slots, pool = lists
+    near, inverse, corners, counts, crossings, columns = scratch
     gy, gx = origin[0], origin[1]
     for j in range(row, len(radii)):
         states[j] = KEPT
