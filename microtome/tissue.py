@@ -33,7 +33,7 @@ DETAIL = 4
 FINER = 4
 """And read up to so much finer: JPEG with halved chroma has no colours as fine as its pixels."""
 MAX_OVERVIEW_PX = 10_240
-"""On the longer side, as read: 300 MB. On slides over 40,000 px the above gives way to it."""
+"""On the longer side, as read, part by part. On slides over 40,000 px the above gives way to it."""
 USUAL_MPP = 0.25
 """Stands in for a resolution that nobody gave; it sets only how fine the overview is."""
 GROWN_PX = 2

@@ -139,8 +139,7 @@ def of_runs(part: str, rounds: list[SegmentRun], goal: str = "") -> Iterator[Fig
 
 
 def _suppression(run: SegmentRun) -> float:
-    spent = sum(report.parts_s.get("suppress", 0.0) for report in run.shard_reports)
-    return 100 * spent / (cores() * run.wall_s)
+    return 100 * run.suppression_s / (cores() * run.wall_s)
 
 
 def _stage_rows(part: str, name: str, rounds: list[SegmentRun]) -> Iterator[Figure]:

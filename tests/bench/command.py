@@ -73,6 +73,11 @@ class SegmentRun:
         return sum(report.cpu_s for report in self.shard_reports)
 
     @property
+    def suppression_s(self) -> float:
+        """All workers together, at seams too."""
+        return sum(report.parts_s.get("suppress", 0.0) for report in self.shard_reports)
+
+    @property
     def first_tile_s(self) -> float:
         """From the call of the process to the end of the first tile, at most.
 

@@ -41,8 +41,5 @@ def suppress(bench: Bench) -> Iterator[Figure]:
     (model / "model.json").write_text(json.dumps(card | {"prob_threshold": LOW_THRESHOLD}))
     runs = [segment(bench.slide, bench.work / "dense", "--model", str(model)) for _ in range(bench.rounds)]
     per_mp = sum(report.candidates for report in runs[0].reports["infer"]) / runs[0].tissue_mp
-    shares = [
-        100 * sum(report.parts_s.get("suppress", 0.0) for report in run.shard_reports) / run.cpu_s
-        for run in runs
-    ]
+    shares = [100 * run.suppression_s / run.cpu_s for run in runs]
     yield figure("suppress", f"a run with {per_mp:,.0f} candidates per MP", "% of CPU time", shares, "<= 25")
