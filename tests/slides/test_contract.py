@@ -41,6 +41,17 @@ def test_a_window_of_a_level_is_cut_from_the_whole_and_white_outside_of_it(slide
             assert np.array_equal(slide.read(number, window), expected(everything, window)), window
 
 
+def test_windows_asked_for_at_once_are_those_read_alone(slide: Slide) -> None:
+    for number, level in enumerate(slide.levels):
+        wanted = windows(level.height_px, level.width_px, seed=50 + number, count=6)
+        wanted += [wanted[0], Window(-90, -80, -10, -10)]
+        found = list(slide.read_each(number, wanted))
+        assert len(found) == len(wanted)
+        for window, pixels in zip(wanted, found, strict=True):
+            assert np.array_equal(pixels, slide.read(number, window)), window
+    assert list(slide.read_each(0, [])) == []
+
+
 def test_a_window_far_outside_is_white(slide: Slide) -> None:
     assert slide.read(0, Window(-500, -400, -100, -100)).min() == 255
     far = slide.levels[0].height_px + 5

@@ -111,6 +111,9 @@ def test_damaged_tiles_are_all_named_after_all_were_tried(
         assert [tile.index for tile in failed.value.tiles] == [0, 12, 25]
         assert failed.value.of_tiles == slide.tiles
         assert pickle.loads(pickle.dumps(failed.value)).tiles == failed.value.tiles
+        second = failed.value.tiles[1]
+        with pytest.raises(BadTiles, match="level 0, tile 12"):
+            list(slide.read_each(0, [Window(second.y_px, second.x_px, second.y_px + 9, second.x_px + 9)]))
         assert f"3 of {slide.tiles:,} tiles" in str(failed.value)
 
 

@@ -1,6 +1,7 @@
 """Slides on S3: the same pixels by ranges, without a copy of the slide."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 
 from microtome.errors import NeedsLocalCopy, SlideNotFound, SlideUnreachable
 from microtome.grid import Window
+from microtome.s3 import S3Bucket
 from microtome.slides import open_slide
 from microtome.slides.source import RemoteSource, coalesce
+from microtome.stain import find_limits, sampled
+from microtome.tissue import find_tissue
 from tests.s3 import S3Server
 
 
@@ -44,6 +48,25 @@ def test_tiles_are_copied_from_s3_in_one_reading(s3: S3Server, tcga_slide: Path)
         assert source.read_bytes - before < 2 * sum(map(len, tiles.values()))
         assert np.array_equal(pixels, local.read(0, window))
         assert tiles == local.copy_jpeg(window)
+
+
+def test_limits_of_a_slide_on_s3_are_found_by_few_requests(
+    s3: S3Server, tcga_slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(tcga_slide, s3.make_bucket("slides") / "a.tif")
+    requests: list[int] = []
+    get_ranges = S3Bucket.get_ranges
+
+    def counted(bucket: S3Bucket, key: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        requests.append(len(starts))
+        return get_ranges(bucket, key, starts, ends)
+
+    with open_slide("s3://slides/a.tif") as remote, open_slide(str(tcga_slide)) as local:
+        tissue = find_tissue(local)
+        monkeypatch.setattr(S3Bucket, "get_ranges", counted)
+        assert find_limits(remote, tissue, 1.0, 99.8) == find_limits(local, tissue, 1.0, 99.8)
+    # A row of tiles across several squares is one request; by squares alone there are 240.
+    assert sum(requests) < len(sampled(tissue, 256)) // 2
 
 
 def test_a_dicom_folder_on_s3_opens(s3: S3Server, cmu_dicom: Path) -> None:
