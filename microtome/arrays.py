@@ -15,3 +15,6 @@ type Mask = npt.NDArray[np.bool_]
 type Floats = npt.NDArray[np.float32]
 type Doubles = npt.NDArray[np.float64]
 type Ints = npt.NDArray[np.int64]
+type Band = tuple[int, Floats, Floats]
+"""Some rows of what a network gives: the number of the first, the probability's (rows, x), and distances of
+(n_rays, rows, x)."""

@@ -1,11 +1,12 @@
 """A network as OpenVINO compiles it: any model, in any precision."""
 
+from collections.abc import Iterator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microtome.arrays import Floats, Pixels
+from microtome.arrays import Band, Floats, Pixels
 from microtome.grid import Sides
 from microtome.model import Precision
 from microtome.trimming import SIDES_INPUT, trim
@@ -59,8 +60,8 @@ class Compiled:
         self._request = compiled.create_infer_request()
         self.set_limits(limits)
 
-    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> tuple[Floats, Floats]:
-        """The heads over a tile, as of `Engine`; all distances."""
+    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> Iterator[Band]:
+        """The heads over a tile, as of `Engine`: all rows, all distances."""
         import openvino as ov
 
         self._request.set_tensor(SIDES_INPUT, ov.Tensor(np.array(trimmed, np.int64)))
@@ -68,10 +69,7 @@ class Compiled:
         self._request.set_tensor("image", ov.Tensor(image, shared_memory=True))
         # Shared: else the binding copies all outputs, 140 MB for a tile of 2,240 px.
         heads: Floats = self._request.infer(share_outputs=True)["heads"][0]
-        return heads[-1], heads[:-1]
-
-    def free_outputs(self) -> None:
-        """Nothing is: OpenVINO keeps it for the next tile."""
+        yield 0, heads[-1], heads[:-1]
 
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""

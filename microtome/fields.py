@@ -138,18 +138,21 @@ def find_nuclei(
     whole
         The slide or image that the tile is of, network px.
     """
-    prob, dist = network.run(tile.transpose(2, 0, 1), threshold=card.prob_threshold)
-    candidates = decode(
-        prob,
-        dist,
-        origin_px=origin_px,
-        core=core,
-        slide=whole,
-        threshold=card.prob_threshold,
-        grid_px=card.grid,
-        align_px=card.align_px,
-    )
-    return suppress(candidates, card.nms_threshold)
+    y0_px, x0_px = origin_px
+    candidates = [
+        decode(
+            prob,
+            dist,
+            origin_px=(y0_px + row * card.grid, x0_px),
+            core=core,
+            slide=whole,
+            threshold=card.prob_threshold,
+            grid_px=card.grid,
+            align_px=card.align_px,
+        )
+        for row, prob, dist in network.run(tile.transpose(2, 0, 1), threshold=card.prob_threshold)
+    ]
+    return suppress(Candidates.concatenate(candidates), card.nms_threshold)
 
 
 def limits_of(pixels: npt.NDArray[np.uint8], normalisation: Normalisation) -> tuple[float, float]:

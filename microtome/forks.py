@@ -4,7 +4,6 @@ Two workers are ready a second sooner than if each imported for itself, with 90 
 imports go on while the command line imports and plans.
 """
 
-import ctypes
 import multiprocessing
 import os
 from multiprocessing import forkserver
@@ -24,14 +23,6 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """What a worker's process must begin with."""
-
-
-def give_back() -> None:
-    """Free pages go to the system, those in the middle of malloc's heaps too: it looks only at their ends."""
-    # Not every C library has it.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def start() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from microtome.arrays import Floats, Pixels
+from microtome.arrays import Band, Floats, Pixels
 from microtome.compiled import Compiled
 from microtome.cpu import InstructionSet, cores, this_instruction_set
 from microtome.errors import BadModel, EngineUnsupported, OptionError
@@ -52,8 +52,8 @@ class Engine(Protocol):
     trimmed_px: int
     """Network px that an output lacks on each trimmed side of the tile."""
 
-    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> tuple[Floats, Floats]:
-        """The heads over a tile.
+    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> Iterator[Band]:
+        """The heads over a tile, from the top, some rows at a time.
 
         Parameters
         ----------
@@ -64,21 +64,16 @@ class Engine(Protocol):
         least
             Px whose logit is not larger need no distances: they may be any numbers.
 
-        Returns
-        -------
-        logits
-            (y / grid, x / grid) float32: what the probability is the sigmoid of.
-        dist
-            (n_rays, y / grid, x / grid) float32. Both are views that the next call overwrites.
+        Yields
+        ------
+        Band
+            Logits, which the probability is the sigmoid of, and distances, network px; float32. The heads
+            have (y / grid, x / grid) px. Views that the next band overwrites.
         """
         ...
 
     def set_limits(self, limits: tuple[float, float]) -> None:
         """Pixel values seen as 0 and as 1 from now on."""
-        ...
-
-    def free_outputs(self) -> None:
-        """Memory of what the last call returned, which is no longer used."""
         ...
 
 
@@ -97,12 +92,8 @@ class Network:
         """Pixel values seen as 0 and as 1 from now on."""
         self.engine.set_limits(limits)
 
-    def free_outputs(self) -> None:
-        """Memory of what the last call returned, which is no longer used."""
-        self.engine.free_outputs()
-
-    def run(self, tile: Pixels, *, trimmed: Sides = NO_SIDES, threshold: float = 0) -> tuple[Floats, Floats]:
-        """Probability and distances over a tile.
+    def run(self, tile: Pixels, *, trimmed: Sides = NO_SIDES, threshold: float = 0) -> Iterator[Band]:
+        """Probability and distances over a tile, from the top, some rows at a time.
 
         Parameters
         ----------
@@ -114,18 +105,18 @@ class Network:
         threshold
             Px that are less probable need no distances: they may be any numbers.
 
-        Returns
-        -------
-        prob
-            (y / grid, x / grid) float32, 0..1.
-        dist
-            (n_rays, y / grid, x / grid) float32, network px; may be negative. A view that the next
-            call overwrites.
+        Yields
+        ------
+        Band
+            Probabilities, 0..1, and distances, network px, which may be negative; float32. They have
+            (y / grid, x / grid) px. The distances are a view that the next band overwrites.
         """
         # A little less than the threshold's: the sigmoid of float32 is rounded.
         least = log(threshold / (1 - threshold)) - LOGIT_MARGIN if 0 < threshold < 1 else -inf
-        logits, dist = self.engine.run(tile, trimmed, least)
-        return _sigmoid(logits), dist
+        bands = self.engine.run(tile, trimmed, least)
+        del tile  # whoever gave it may let go of it
+        for row, logits, dist in bands:
+            yield row, _sigmoid(logits), dist
 
 
 def _sigmoid(logits: Floats) -> Floats:

@@ -72,6 +72,16 @@ class Tally:
         finally:
             self.parts_s[part] = self.parts_s.get(part, 0.0) + time.perf_counter() - began
 
+    def timed_each[T](self, part: str, items: Iterator[T]) -> Iterator[T]:
+        """The items; to make them is that kind of work."""
+        while True:
+            with self.timed(part):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
 
 type Work = str
 """`module:function`, imported by workers only: `function(run, shard index, tally, *more)` does one shard and

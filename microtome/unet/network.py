@@ -1,14 +1,15 @@
 """A U-Net on tiles: its kernels called layer by layer, each for the px that the tile's core needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 from threading import Lock
 
 import numpy as np
 
-from microtome.arrays import Floats, Pixels
+from microtome.arrays import Band, Floats, Pixels
 from microtome.grid import Sides, Window
 from microtome.unet import int8_kernels, kernels
 from microtome.unet.convolutions import Convolution, Quantized, Seen
@@ -16,8 +17,9 @@ from microtome.unet.kernels import Corners, aligned
 from microtome.unet.layers import layers_of
 from microtome.unet.windows import NOTHING, QUAD, Layout, Place, lay_out
 
-type Heads = tuple[Floats, Floats]
-"""Logits of the probability, (y, x), and distances, (n_rays, y, x)."""
+BAND_QUADS = 32
+"""Rows of quads whose heads are computed at once, in less memory than the tile's planes."""
+
 type Map = kernels.Map | int8_kernels.Map
 
 
@@ -66,11 +68,7 @@ class Unet:
         if isinstance(first, Quantized):
             self._values = np.clip(np.rint(self._values / first.seen_step), 0, 255).astype(np.uint8)
 
-    def free_outputs(self) -> None:
-        """138 MB of the largest tile, once nobody holds them; the maps are kept."""
-        self._heads = aligned(0)
-
-    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> Heads:
+    def run(self, planes: Pixels, trimmed: Sides, least: float = -inf) -> Iterator[Band]:
         """The heads over a tile, as of `Engine`.
 
         Raises
@@ -81,29 +79,40 @@ class Unet:
         if not self._idle.acquire(blocking=False):
             raise RuntimeError("a network takes one tile at a time: load another one for this thread")
         try:
-            return self._run(planes, trimmed, least)
+            layout, core = self._enter(planes, trimmed)
+            del planes  # whoever gave them may let go of them
+            for index in range(2, len(layout.full) - 1):
+                self._convolve(layout, index)
+            quads = QUAD.to_network(core)
+            for y0 in range(quads.y0, quads.y1, BAND_QUADS):
+                band = replace(quads, y0=y0, y1=min(y0 + BAND_QUADS, quads.y1))
+                yield 2 * (y0 - quads.y0), *self._leave(layout, band, least)
         finally:
             self._idle.release()
 
-    def _run(self, planes: Pixels, trimmed: Sides, least: float) -> Heads:
-        image = Window(0, 0, *planes.shape[1:])
+    def _enter(self, planes: Pixels, trimmed: Sides) -> tuple[Layout, Window]:
+        """The first two convolutions; returns where all maps are, and the window of the heads' px."""
         heads = Window(0, 0, *(side // self._grid_px for side in planes.shape[1:]))
         core = heads.shrink(self.trimmed_px // self._grid_px, trimmed)
-        layout = lay_out(self._convolutions, image, core)
-        # Until the heads are computed, their memory holds the planes: 15 MB less when a worker needs most.
+        layout = lay_out(self._convolutions, Window(0, 0, *planes.shape[1:]), core)
+        band = Window(0, 0, min(core.height, 2 * BAND_QUADS), core.width)
+        # Until heads are computed, their memory holds the planes: 15 MB less when a worker needs most.
         self._make_room(
             maps=layout.size + self._kernels.BEYOND * layout.largest_row,
-            heads=max(self._heads_size(core), -(-planes.nbytes // self._heads.itemsize)),
+            heads=max(self._heads_size(band), -(-planes.nbytes // self._heads.itemsize)),
         )
         copy = self._heads.view(np.uint8)[: planes.size].reshape(planes.shape)
         copy[...] = planes
-        self._enter(layout, copy)
-        for index in range(2, len(layout.full) - 1):
-            self._convolve(layout, index)
-        return self._leave(layout, core, least)
+        first, second, *_ = self._layers
+        outputs = self._outputs(layout, 1)
+        self._in_parts(
+            layout.quads(1),
+            lambda part: self._kernels.enter(copy, self._values, first, second, part, *outputs),
+        )
+        return layout, core
 
-    def _heads_size(self, core: Window) -> int:
-        return core.area_px * len(self._convolutions[-1].bias)
+    def _heads_size(self, window: Window) -> int:
+        return window.area_px * len(self._convolutions[-1].bias)
 
     def _make_room(self, *, maps: int, heads: int) -> None:
         """Memory for so many numbers; what is too small is freed first, else both were there at once."""
@@ -113,15 +122,6 @@ class Unet:
         if len(self._heads) < heads:
             self._heads = aligned(0)
             self._heads = aligned(heads)
-
-    def _enter(self, layout: Layout, planes: Pixels) -> None:
-        """The first two convolutions."""
-        first, second, *_ = self._layers
-        outputs = self._outputs(layout, 1)
-        self._in_parts(
-            layout.quads(1),
-            lambda part: self._kernels.enter(planes, self._values, first, second, part, *outputs),
-        )
 
     def _convolve(self, layout: Layout, index: int) -> None:
         layer = self._layers[index]
@@ -140,14 +140,14 @@ class Unet:
             place = layout.places[index][Seen.SAME]
             int8_kernels.recode(self._maps, place.start, place.end - place.start, convolution.table)
 
-    def _leave(self, layout: Layout, core: Window, least: float) -> Heads:
-        """The last two convolutions."""
+    def _leave(self, layout: Layout, quads: Window, least: float) -> tuple[Floats, Floats]:
+        """The last two convolutions, over some rows of quads."""
         *_, layer, heads = self._layers
         inputs = self._inputs(layout, len(self._layers) - 2)
-        logits, dist = np.split(self._heads[: self._heads_size(core)], [core.area_px])
-        logits = logits.reshape(core.height, core.width)
-        dist = dist.reshape(core.height, core.width, -1)
-        quads = QUAD.to_network(core)
+        px = Window(0, 0, 2 * quads.height, 2 * quads.width)
+        logits, dist = np.split(self._heads[: self._heads_size(px)], [px.area_px])
+        logits = logits.reshape(px.height, px.width)
+        dist = dist.reshape(px.height, px.width, -1)
         self._in_parts(
             quads,
             lambda part: self._kernels.convolve_heads(

@@ -13,7 +13,6 @@ import numpy as np
 
 from microtome.arrays import Pixels
 from microtome.cluster import stop_if_abandoned
-from microtome.forks import give_back
 from microtome.grid import Shard, Window
 from microtome.seams import Part, part_to_bytes
 from microtome.stages.run import Run
@@ -39,35 +38,29 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
     for core, around, pixels, read_s in _tiles(run, shard):
         stop_if_abandoned()
         began = time.perf_counter()
-        # A worker needs most here: what tasks and tiles have left must not lie beside the network's layers.
-        give_back()
-        with tally.timed("network"):
-            sides = run.tiling.whole_halo(core)
-            threshold = run.plan.model.prob_threshold
-            prob, dist = network.run(pixels, trimmed=sides, threshold=threshold)
-            around = around.shrink(network.trimmed_px, sides)
+        sides = run.tiling.whole_halo(core)
+        threshold = run.plan.model.prob_threshold
         tally.pixels += pixels[0].size
         tally.bytes_read += pixels.nbytes
         tally.parts_s["read"] = tally.parts_s.get("read", 0.0) + read_s
-        # And hardly less here, until the results have become candidates.
-        del pixels
-        give_back()
-        with tally.timed("decode"):
-            candidates = decode(
-                prob,
-                dist,
-                origin_px=(around.y0, around.x0),
-                core=core,
-                slide=run.plan.network_window,
-                threshold=threshold,
-                grid_px=run.plan.model.grid,
-                align_px=run.plan.align_px,
-            )
-            found.append(_on_tissue(run, candidates))
-            del prob, dist  # else they were still there beside those of a larger tile
+        bands = network.run(pixels, trimmed=sides, threshold=threshold)
+        del pixels  # 15 MB that are not needed beside the network's layers
+        around = around.shrink(network.trimmed_px, sides)
+        for row, prob, dist in tally.timed_each("network", bands):
+            with tally.timed("decode"):
+                candidates = decode(
+                    prob,
+                    dist,
+                    origin_px=(around.y0 + row * run.plan.model.grid, around.x0),
+                    core=core,
+                    slide=run.plan.network_window,
+                    threshold=threshold,
+                    grid_px=run.plan.model.grid,
+                    align_px=run.plan.align_px,
+                )
+                found.append(_on_tissue(run, candidates))
         tally.tiles += 1
         tally.tile_s.append(read_s + time.perf_counter() - began)
-    network.free_outputs()  # for what follows, and tasks of other stages, need as much
     tally.bad_tiles.update(run.slide.bad_tiles_in(shard.window))
     candidates = Candidates.concatenate(found) if found else Candidates.empty()
     tally.candidates = len(candidates)

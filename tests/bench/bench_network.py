@@ -125,7 +125,7 @@ def _work(
     tile = np.random.default_rng(0).integers(90, 256, (3, side_px, side_px), dtype=np.uint8)
     began = time.perf_counter()
     network = load_model(default_model(), precision=precision, threads=threads, limits=(0.0, 255.0))
-    prob, _ = network.run(tile, trimmed=INSIDE)
+    total = sum(float(prob.sum()) for _, prob, _ in network.run(tile, trimmed=INSIDE))
     load_s = time.perf_counter() - began
     rates = []
     for _ in range(ROUNDS):
@@ -133,10 +133,11 @@ def _work(
         barrier.wait()
         began = time.perf_counter()
         for _ in range(times):
-            network.run(tile, trimmed=INSIDE)
+            for _ in network.run(tile, trimmed=INSIDE):
+                pass
         rates.append(times * tile[0].size / 1e6 / (time.perf_counter() - began))
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    answers.put((float(prob.sum()), rates, load_s, peak_bytes))
+    answers.put((total, rates, load_s, peak_bytes))
 
 
 if __name__ == "__main__":

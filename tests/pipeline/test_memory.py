@@ -6,8 +6,6 @@ import tracemalloc
 import weakref
 from dataclasses import replace
 
-import numpy as np
-import psutil
 import pytest
 
 from microtome import stardist
@@ -37,7 +35,8 @@ network = load_model(
 )
 shapes = [(h, w) for h in range(496, 176, -32) for w in range(496, 176, -32)]
 for number, (height, width) in enumerate(shapes):
-    network.run(np.zeros((3, height, width), np.uint8))
+    for _ in network.run(np.zeros((3, height, width), np.uint8)):
+        pass
     if number == 39:
         before_mb = resident_mb()
 print(resident_mb() - before_mb)
@@ -71,24 +70,11 @@ def test_a_network_that_was_dropped_is_loaded_again(field_plan, tmp_path):
     network.drop_network()
 
 
-def test_what_other_tasks_left_does_not_lie_beside_the_networks_layers(field_plan, tmp_path):
-    run = Run(field_plan, ResultStore(str(tmp_path / "field.ome.zarr")))
-    index = run.shards_with_tissue()[0].index
-    infer_shard(run, index, Tally())
-    pieces = [np.ones(8192) for _ in range(4000)]
-    kept = pieces[::2]
-    del pieces
-    before = psutil.Process().memory_info().rss
-    infer_shard(run, index, Tally())
-    assert before - psutil.Process().memory_info().rss > 80e6, "131 MB lay between what is kept"
-    assert len(kept) == 2000
-
-
 def test_the_pixels_of_a_tile_are_gone_once_the_network_has_seen_them(field_plan, tmp_path, monkeypatch):
-    held, seen = [], []
+    held, seen = [], {}
 
     def decode(*results, **places):
-        seen.append([pixels() is None for pixels in held])
+        seen.setdefault(places["core"], [pixels() is None for pixels in held])
         return stardist.decode(*results, **places)
 
     def read(*asked):
@@ -102,7 +88,7 @@ def test_the_pixels_of_a_tile_are_gone_once_the_network_has_seen_them(field_plan
     index = run.shards_with_tissue()[0].index
     infer_shard(run, index, Tally())
     assert len(seen) > 2
-    for tile, gone in enumerate(seen):
+    for tile, gone in enumerate(seen.values()):
         assert all(gone[: tile + 1]), f"those of tile {tile}, of {len(gone)} read by then"
 
 

@@ -1,6 +1,6 @@
 """Networks for tests: U-Nets of every kind that import makes, with drawn weights, and their int8 twins."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +9,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as op
 
+from microtome.arrays import Band
 from microtome.grid import Sides
 from microtome.network import Engine
 from microtome.stardist_import import Config, build
@@ -98,10 +99,19 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (3, height, width), dtype=np.uint8)
 
 
-def heads_of(engine: Engine, tile: np.ndarray, sides: Sides = NO_SIDES) -> np.ndarray:
+def heads_of(engine: Engine, tile: np.ndarray, sides: Sides = NO_SIDES, least: float = -np.inf) -> np.ndarray:
     """(n_rays + 1, y, x): distances, and the logits last."""
-    logits, dist = engine.run(tile, sides)
+    logits, dist = whole(engine.run(tile, sides, least))
     return np.concatenate([dist, logits[None]])
+
+
+def whole(bands: Iterable[Band]) -> tuple[np.ndarray, np.ndarray]:
+    """(y, x) and (n_rays, y, x), put together of copies; each band begins where the one before it ends."""
+    kept = [(row, first.copy(), dist.copy()) for row, first, dist in bands]
+    assert [row for row, _, _ in kept] == [0, *np.cumsum([len(first) for _, first, _ in kept])[:-1]]
+    return np.concatenate([first for _, first, _ in kept]), np.concatenate(
+        [dist for *_, dist in kept], axis=1
+    )
 
 
 def quantized(config: Config) -> ov.Model:

@@ -30,7 +30,7 @@ from microtome.unet.network import Unet
 from microtome.warmup import draw_field
 from microtome.work.network import drop_network, network_of
 from tests.unet.cpus import given_on
-from tests.unet.networks import LIMITS, OTHERS, PLAIN, heads_of, noise, quantized, read_saved
+from tests.unet.networks import LIMITS, OTHERS, PLAIN, heads_of, noise, quantized, read_saved, whole
 
 
 def unet_of(config: Config, threads: int = 1) -> Unet:
@@ -129,13 +129,11 @@ def test_every_u_net_gives_what_openvino_makes_of_it(config: Config) -> None:
 def test_the_shipped_model_gives_nearly_the_same_by_both_on_real_tissue(tcga_slide: Path) -> None:
     with open_slide(str(tcga_slide)) as slide:
         tile = slide.read(0, Window(1904, 6592, 2544, 7424))
-    found = [
-        load_model(
-            default_model(), precision=Precision.INT8, threads=2, limits=(0.0, 240.0), engine=engine
-        ).run(tile)
+    networks = [
+        load_model(default_model(), precision=Precision.INT8, threads=2, limits=(0.0, 240.0), engine=engine)
         for engine in EngineName
     ]
-    (prob, dist), (other_prob, other_dist) = found
+    (prob, dist), (other_prob, other_dist) = (whole(network.run(tile)) for network in networks)
     assert (prob > 0.5).mean() > 0.05
     assert np.abs(prob - other_prob).max() < 0.1
     assert np.abs(dist - other_dist).mean() < 0.02
@@ -145,13 +143,14 @@ def test_the_shipped_model_gives_nearly_the_same_by_both_on_real_tissue(tcga_sli
 def test_distances_that_are_wanted_have_the_same_bits_where_others_are_left_out(name: str) -> None:
     config = OTHERS[name]
     unet, tile = unet_of(config), noise(7 * config.align_px, 9 * config.align_px)
-    whole = heads_of(unet, tile)
-    least = float(np.quantile(whole[-1], 0.98))
+    every = heads_of(unet, tile)
+    least = float(np.quantile(every[-1], 0.98))
     unet._heads[:] = np.nan
-    logits, dist = unet.run(tile, NO_SIDES, least)
-    np.testing.assert_array_equal(logits, whole[-1])
+    found = heads_of(unet, tile, NO_SIDES, least)
+    dist, logits = found[:-1], found[-1]
+    np.testing.assert_array_equal(logits, every[-1])
     wanted = logits > least
-    np.testing.assert_array_equal(dist[:, wanted], whole[:-1, wanted])
+    np.testing.assert_array_equal(dist[:, wanted], every[:-1, wanted])
     assert np.isnan(dist[:, ~wanted]).mean() > 0.9
 
 
