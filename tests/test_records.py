@@ -1,6 +1,10 @@
 """Records of shards add up to those of a stage."""
 
+from types import SimpleNamespace
+
 from microtome.records import Latency, ShardReport, StageReport, busy_s
+from microtome.stages import sweep
+from microtome.stages.sweep import Tally
 
 
 def report(shard, began_s, seconds, **more):
@@ -29,3 +33,22 @@ def test_a_stage_is_the_sum_of_its_shards():
 
 def test_a_stage_without_shards_has_no_latency():
     assert StageReport.of("infer", [], resumed=0).tile_s is None
+
+
+def test_of_items_only_their_making_is_that_kind_of_work(monkeypatch):
+    now_s, tally = [0.0], Tally()
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+
+    def bands():
+        for number in range(3):
+            now_s[0] += 2
+            yield number
+        now_s[0] += 1
+
+    seen = []
+    for number in tally.timed_each("network", bands()):
+        with tally.timed("decode"):
+            now_s[0] += 10
+        seen.append(number)
+    assert seen == [0, 1, 2]
+    assert tally.parts_s == {"network": 7.0, "decode": 30.0}
