@@ -138,19 +138,17 @@ def find_nuclei(
     whole
         The slide or image that the tile is of, network px.
     """
-    y0_px, x0_px = origin_px
     candidates = [
         decode(
-            prob,
-            dist,
-            origin_px=(y0_px + row * card.grid, x0_px),
+            band,
+            origin_px=origin_px,
             core=core,
             slide=whole,
             threshold=card.prob_threshold,
             grid_px=card.grid,
             align_px=card.align_px,
         )
-        for row, prob, dist in network.run(tile.transpose(2, 0, 1), threshold=card.prob_threshold)
+        for band in network.run(tile.transpose(2, 0, 1), threshold=card.prob_threshold)
     ]
     return suppress(Candidates.concatenate(candidates), card.nms_threshold)
 

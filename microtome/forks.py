@@ -17,7 +17,7 @@ ENVIRONMENT = {
     # From 4 MB on numpy asks for huge pages, so that memory given back and taken anew costs little.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-    # And in one heap for all threads: of others malloc gives nothing back but what lies at their end.
+    # And in one heap for all threads: malloc gives back what lies at a heap's end, and each has its own.
     "MALLOC_ARENA_MAX": "1",
     # So large pages for the rest too: the network's layers are hundreds of MB, taken in small pages of 4 KB.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

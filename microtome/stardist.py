@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from microtome import overlap
-from microtome.arrays import Doubles, Floats, Ints
+from microtome.arrays import Band, Doubles, Floats, Ints
 from microtome.grid import Scale, Window
 from microtome.nuclei import Nuclei
 from microtome.polygons import to_nuclei
@@ -97,8 +97,7 @@ class Candidates:
 
 
 def decode(
-    prob: Floats,
-    dist: Floats,
+    band: Band,
     *,
     origin_px: tuple[int, int],
     core: Window,
@@ -107,14 +106,12 @@ def decode(
     grid_px: int = 2,
     align_px: int = 16,
 ) -> Candidates:
-    """The candidates of a tile's core.
+    """The candidates of a tile's core, as far as they lie in some rows of what the network gives.
 
     Parameters
     ----------
-    prob
-        (h, w) float32, 0..1: the network's output for the whole tile.
-    dist
-        (n_rays, h, w) float32, network px.
+    band
+        Its probabilities are 0..1, its distances network px.
     origin_px
         (y, x) of the tile's first pixel, network px, multiples of `grid_px`.
     core
@@ -132,6 +129,8 @@ def decode(
     Candidates
         In raster order. Radii are clipped to 1/64..`MAX_RADIUS_PX`.
     """
+    row, prob, dist = band
+    origin_px = origin_px[0] + row * grid_px, origin_px[1]
     cells = _cells(core.intersect(_candidate_window(slide, grid_px, align_px)), origin_px, grid_px)
     cells = cells.intersect(Window(0, 0, *prob.shape))
     if cells.is_empty:

@@ -1,6 +1,7 @@
 """Candidates, their suppression and their outlines, against slow and obvious versions."""
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def network_output(height_px, width_px, seed=0):
 
 
 def decode_all(prob, dist, slide, core=None, threshold=0.5):
-    return decode(prob, dist, origin_px=(0, 0), core=core or slide, slide=slide, threshold=threshold)
+    return decode((0, prob, dist), origin_px=(0, 0), core=core or slide, slide=slide, threshold=threshold)
 
 
 def test_candidates_are_points_above_the_threshold_but_for_two_cells_at_the_edge():
@@ -71,7 +72,7 @@ def test_the_padded_image_is_a_multiple_of_the_models_own_step(align_px, last_px
     prob, dist = np.ones((32, 32), np.float32), np.ones((32, 32, 32), np.float32)
     slide = Window(0, 0, 55, 55)
     candidates = decode(
-        prob, dist, origin_px=(0, 0), core=slide, slide=slide, threshold=0.5, align_px=align_px
+        (0, prob, dist), origin_px=(0, 0), core=slide, slide=slide, threshold=0.5, align_px=align_px
     )
     assert candidates.points_px.max(axis=0).tolist() == [last_px, last_px]
 
@@ -89,6 +90,21 @@ def test_what_was_kept_is_known_when_its_room_has_grown():
     assert (states[len(places) :] == State.SUPPRESSED).all()
 
 
+@given(st.lists(st.integers(0, 64), max_size=4), st.sampled_from([0, 96]))
+@settings(max_examples=30, deadline=None)
+def test_bands_of_a_tile_have_the_candidates_of_the_whole_in_the_same_order(cuts, y0_px):
+    slide, core = Window(0, 0, 300, 128), Window(y0_px + 10, 4, y0_px + 121, 120)
+    prob, dist = network_output(128, 128)
+    rows = [0, *sorted(cuts), 64]
+    bands = [(a, prob[a:b], dist[:, a:b]) for a, b in pairwise(rows)]
+    options = {"origin_px": (y0_px, 0), "core": core, "slide": slide, "threshold": 0.5}
+    together = Candidates.concatenate([decode(band, **options) for band in bands])
+    at_once = decode((0, prob, dist), **options)
+    assert len(at_once) > 1000
+    for name in ("prob", "points_px", "radii_steps"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(at_once, name))
+
+
 @given(st.integers(1, 127), st.integers(1, 127), st.integers(0, 40))
 @settings(max_examples=30, deadline=None)
 def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shift_px):
@@ -102,8 +118,8 @@ def test_every_candidate_belongs_to_one_core_whatever_the_tile(cut_y, cut_x, shi
         Window(cut_y, cut_x, 128, 128),
     ):
         y, x = max(core.y0 - shift_px, 0) // 2, max(core.x0 - shift_px, 0) // 2
-        tile = np.ascontiguousarray(prob[y:, x:]), np.ascontiguousarray(dist[:, y:, x:])
-        found.append(decode(*tile, origin_px=(2 * y, 2 * x), core=core, slide=slide, threshold=0.5))
+        tile = 0, np.ascontiguousarray(prob[y:, x:]), np.ascontiguousarray(dist[:, y:, x:])
+        found.append(decode(tile, origin_px=(2 * y, 2 * x), core=core, slide=slide, threshold=0.5))
     together = Candidates.concatenate(found)
     whole = decode_all(prob, dist, slide)
     assert len(together) == len(whole)

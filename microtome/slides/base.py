@@ -116,7 +116,7 @@ class Slide(Protocol):
     def read_each(self, level: int, windows: Sequence[Window]) -> Iterator[Pixels]:
         """As `read` of each window, in their order; what all need of the file is asked for at once.
 
-        So a slide in a bucket is read by few requests. The file's bytes of all of them are held in memory.
+        So a slide in a bucket is read by few requests; by more where that would be too much for memory.
         """
         ...
 

@@ -20,6 +20,8 @@ from microtome.slides.base import BadTile, BadTiles, Level, Mpp, OnBadTile
 WHITE = 255
 LARGE_TILE_PX = 1 << 20
 CACHE_BYTES = 128 << 20
+AT_ONCE_PX = 24 << 20
+"""Of tiles that several windows need: 75 MB of those that are not compressed."""
 WHITE_PX_A_BYTE = 20
 """A tile of nothing but white has at least so many px a byte; other glass, with its noise, mostly fewer."""
 WHITE_KINDS = 64
@@ -176,6 +178,15 @@ class TiledSlide:
         """See `Slide.read_each`."""
         crossing = [self._crossing(level, window) for window in windows]
         wanted = sorted(set(chain.from_iterable(crossing)))
+        grid = self._store.grids[level]
+        if len(wanted) * grid.tile_height_px * grid.tile_width_px > AT_ONCE_PX:
+            if len(windows) == 1:
+                yield self.read(level, windows[0])
+                return
+            half = len(windows) // 2
+            yield from self.read_each(level, windows[:half])
+            yield from self.read_each(level, windows[half:])
+            return
         tiles = dict(self._store.fetch(level, wanted)) if wanted else {}
         for window, indices in zip(windows, crossing, strict=True):
             there = ((index, tiles[index]) for index in indices)

@@ -46,12 +46,11 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
         bands = network.run(pixels, trimmed=sides, threshold=threshold)
         del pixels  # 15 MB that are not needed beside the network's layers
         around = around.shrink(network.trimmed_px, sides)
-        for row, prob, dist in tally.timed_each("network", bands):
+        for band in tally.timed_each("network", bands):
             with tally.timed("decode"):
                 candidates = decode(
-                    prob,
-                    dist,
-                    origin_px=(around.y0 + row * run.plan.model.grid, around.x0),
+                    band,
+                    origin_px=(around.y0, around.x0),
                     core=core,
                     slide=run.plan.network_window,
                     threshold=threshold,

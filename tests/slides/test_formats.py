@@ -1,6 +1,7 @@
 """Pixels, resolution and levels of each format, against readers made by others and known pixels."""
 
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,20 @@ def test_one_dicom_file_opens_as_its_folder_does(cmu_dicom: Path) -> None:
         assert one.mpp == folder.mpp == Mpp(0.499, 0.499)
         assert one.identity == folder.identity
         assert np.array_equal(interleaved(one), interleaved(folder))
+
+
+def test_windows_of_wide_strips_are_not_all_held_at_once(tmp_path: Path) -> None:
+    path, wide = tmp_path / "wide.tif", np.zeros((2560, 24_576, 3), np.uint8)
+    wide[:, ::7] = 200
+    tifffile.imwrite(path, wide, photometric="rgb", rowsperstrip=16)
+    windows = [Window(0, x0, 2560, x0 + 256) for x0 in range(0, 1024, 256)]
+    with open_slide(str(path)) as slide:
+        tracemalloc.start()
+        for window, pixels in zip(windows, slide.read_each(0, windows), strict=True):
+            assert np.array_equal(pixels[0], wide[:, window.x0 : window.x1, 0])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 120e6, "190 MB are the strips that each of the windows crosses"
 
 
 def test_frames_that_a_sparse_dicom_lacks_are_white(cmu_dicom: Path, tmp_path: Path) -> None:
