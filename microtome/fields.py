@@ -83,7 +83,7 @@ def segment_window(
         align_px=card.align_px,
     )
     tile = tiling.input_of(around)
-    pixels = read_network_pixels(slide, scale, tile, network_slide)
+    (pixels,) = read_network_pixels(slide, scale, [tile], network_slide)
     found = find_nuclei(
         network,
         card,

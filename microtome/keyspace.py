@@ -10,12 +10,12 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from microtome.errors import CannotWrite, NoSpaceLeft
 from microtome.s3 import S3Bucket, bucket_of, guarded
@@ -172,26 +172,34 @@ class Bucket:
     def _bucket(self) -> S3Bucket:
         return self._place[0]
 
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """Kept: to start some for a shard's few keys would take as long as to ask for these."""
+        return ThreadPoolExecutor(REQUESTS, thread_name_prefix="bucket")
+
+    def _at_once[R](self, request: Callable[..., R], calls: Sequence[tuple[Any, ...]]) -> list[R]:
+        """What each call gives: a request takes longer than its answer. Raises once all have ended."""
+        if len(calls) == 1:
+            return [request(*calls[0])]
+        asked = [self._threads.submit(request, *call) for call in calls]
+        wait(asked)
+        return [answer.result() for answer in asked]
+
     def put(self, key: str, data: bytes) -> None:
         with self._allowed():
             self._bucket.put(self._path(key), data)
 
     def put_each(self, data: Mapping[str, bytes]) -> None:
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            for _ in pool.map(self.put, data.keys(), data.values()):
-                pass
+        self._at_once(self.put, list(data.items()))
 
     def get(self, key: str) -> bytes:
         return self._bucket.get(self._path(key))
 
     def get_each(self, keys: Sequence[str]) -> dict[str, bytes]:
-        # At once: a request takes longer than its answer, and a shard wants those of its neighbours.
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            return dict(zip(keys, pool.map(self.get, keys), strict=True))
+        return dict(zip(keys, self._at_once(self.get, [(key,) for key in keys]), strict=True))
 
     def get_existing(self, keys: Sequence[str]) -> dict[str, bytes]:
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            return _existing(keys, pool.map(partial(_get_or_none, self), keys))
+        return _existing(keys, self._at_once(_get_or_none, [(self, key) for key in keys]))
 
     def writing(self, key: str) -> AbstractContextManager[BinaryIO]:
         return guarded(self._bucket.writing(self._path(key)), self._allowed)

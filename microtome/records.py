@@ -47,6 +47,8 @@ class ShardReport:
     parts_s: dict[str, float] = field(default_factory=dict)
     """Seconds by kind of work: `read`, `network`, `decode`, `suppress`, `encode`, `write`."""
     keys: tuple[KeyRecord, ...] = ()
+    reaches: tuple[int, ...] | None = None
+    """Shards around it that its nuclei may have px in. None where that was not asked: any of them."""
     bad_tiles: tuple[tuple[int, int, int, int], ...] = ()
     """(level, index, y, x) of tiles of the slide that could not be decoded."""
 

@@ -1,8 +1,6 @@
 """The colours of a slide as a whole: brightfield or not, and the limits of its normalisation."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import batched
 
 import cv2
 import numpy as np
@@ -12,7 +10,8 @@ from microtome.arrays import Ints, Pixels
 from microtome.errors import FluorescenceSlide
 from microtome.grid import Grid, Window
 from microtome.slides.base import Slide
-from microtome.slides.overview import READERS, overview
+from microtome.slides.lots import look_at
+from microtome.slides.overview import overview
 from microtome.tissue_mask import TissueMask
 
 BLOCK_PX = 1024
@@ -24,8 +23,6 @@ PIECES = ((256, 512), (512, 256), (BLOCK_PX, 128))
 which are equally exact. A piece is no smaller than the slide's tiles, which are decoded whole."""
 STEP_ROWS = 2
 """Of their rows, every second one is counted: half of the time, and the percentiles move by 0.02 at most."""
-LOT_PX = 8 << 20
-"""Pieces that are asked for at once have together so many px: neighbours' tiles come by one request."""
 GLANCE_PX = 1024
 """Longer side of the overview that shows whether a slide is brightfield."""
 
@@ -131,19 +128,7 @@ def _piece(block: Window, side_px: int, number: int) -> Window:
 
 def _count_values(slide: Slide, windows: tuple[Window, ...]) -> Ints:
     """(256,) int64: how often each value occurs, all channels together, black filling left out."""
-    largest_px = max((window.area_px for window in windows), default=1)
-    lots = batched(windows, max(1, LOT_PX // largest_px))
-
-    def count(lot: tuple[Window, ...]) -> Ints:
-        # By map, which holds none of the windows while the next one is read.
-        counts: Ints = np.sum(list(map(_values_of, slide.read_each(0, lot))), axis=0)
-        return counts
-
-    counts = np.zeros(256, np.int64)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="limits") as readers:
-        for found in readers.map(count, lots):
-            counts += found
-    return counts
+    return sum(look_at(slide.read_each, windows, _values_of), np.zeros(256, np.int64))
 
 
 def _values_of(pixels: Pixels) -> Ints:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
@@ -24,7 +25,7 @@ from microtome.report import figures
 from microtome.report.density import REGION_PX, choose_regions, measure_density
 from microtome.report.distrust import Caution, Level, check_all, check_counts, check_edge, check_focus
 from microtome.report.page import write_report
-from microtome.report.pictures import Pictures, Sources, draw_pictures
+from microtome.report.pictures import Pictures, draw_pictures
 from microtome.report.shard_stats import ShardStats, quantiles
 from microtome.report.summary import RunFacts, read_summary, summary_json
 from microtome.slides import BadTile, open_slide
@@ -88,8 +89,7 @@ def merged(plan: Plan, nuclei: Nuclei) -> ShardStats:
 
 def pictures_of(path: Path, plan: Plan, stats: ShardStats, nuclei: Nuclei) -> tuple[Pictures, bytes]:
     with open_slide(str(path)) as slide:
-        sources = Sources(levels=slide.levels, read=slide.read, nuclei_in=lambda window: nuclei)
-        return draw_pictures(plan, stats, sources)
+        return draw_pictures(plan, stats, slide, lambda window: nuclei)
 
 
 def facts(**changed: object) -> RunFacts:
@@ -201,9 +201,9 @@ def test_a_slide_smaller_than_a_field_is_shown_whole(plan, stats):
 
 def test_the_overview_is_the_same_read_in_bands_or_at_once(plan, drawn, monkeypatch):
     with open_slide(str(drawn[0])) as slide:
-        at_once = figures.read_overview(plan, slide.read, slide.levels[:1])
+        at_once = figures.read_overview(slide, slide.levels[:1])
         monkeypatch.setattr(figures, "BAND_PX", 100_000)
-        in_bands = figures.read_overview(plan, slide.read, slide.levels[:1])
+        in_bands = figures.read_overview(slide, slide.levels[:1])
     np.testing.assert_array_equal(at_once.rgb, in_bands.rgb)
     assert at_once.level0_px * at_once.rgb.shape[0] == pytest.approx(SIZE_PX, rel=0.01)
 
@@ -237,11 +237,11 @@ def test_outlines_are_drawn_where_they_are(nuclei):
 def test_a_sharp_slide_is_fine_and_a_blurred_one_is_not(plan, drawn):
     with open_slide(str(drawn[0])) as slide:
 
-        def blurred(level: int, window: Window) -> np.ndarray:
-            pixels = np.moveaxis(slide.read(level, window), 0, 2)
-            return np.moveaxis(cv2.GaussianBlur(pixels, (0, 0), 2.5), 2, 0)
+        def blurred(level: int, windows: Sequence[Window]) -> Iterator[np.ndarray]:
+            for pixels in slide.read_each(level, windows):
+                yield np.moveaxis(cv2.GaussianBlur(np.moveaxis(pixels, 0, 2), (0, 0), 2.5), 2, 0)
 
-        assert check_focus(plan, slide.read).level is Level.FINE
+        assert check_focus(plan, slide.read_each).level is Level.FINE
         assert check_focus(plan, blurred).level is Level.LOOK
 
 
@@ -249,7 +249,7 @@ def test_real_slides_are_sharp(tcga_slide, cmu_slide):
     for path in (tcga_slide, cmu_slide):
         real = make_plan(str(path), Options(precision="f32"))
         with open_slide(str(path)) as slide:
-            assert check_focus(real, slide.read).level is Level.FINE
+            assert check_focus(real, slide.read_each).level is Level.FINE
 
 
 def test_a_shard_with_ten_times_the_nuclei_stands_out(plan, stats):

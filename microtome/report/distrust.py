@@ -1,7 +1,6 @@
 """What a reader should not take at face value: five checks, each said in a sentence, found or not."""
 
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,10 +13,7 @@ from microtome.plan import Plan
 from microtome.records import StageReport
 from microtome.report.shard_stats import ShardStats
 from microtome.slides.base import BadTile
-from microtome.slides.overview import READERS
-
-type Read = Callable[[int, Window], Pixels]
-"""Pixels of a window of a level of the slide, (c, y, x) uint8."""
+from microtome.slides.lots import ReadEach, look_at
 
 EDGE_UM = 20.0
 """So near to the edge, the scan cuts nuclei."""
@@ -88,13 +84,11 @@ def check_edge(plan: Plan) -> Caution:
     )
 
 
-def check_focus(plan: Plan, read: Read) -> Caution:
+def check_focus(plan: Plan, read_each: ReadEach) -> Caution:
     """Fields out of focus, by the variance of the Laplacian against that of the grey values."""
     name = "Sharpness"
-    fields = _focus_fields(plan)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="focus") as readers:
-        judged = readers.map(lambda field: sharpness(plan, read(0, field)), fields)
-        values = [value for value in judged if value is not None]
+    judged = look_at(read_each, _focus_fields(plan), lambda pixels: sharpness(plan, pixels))
+    values = [value for value in judged if value is not None]
     if not values:
         return Caution(check=name, level=Level.FINE, finding="No field has enough tissue to judge it.")
     blurred = int((np.array(values) < SHARP_FROM).sum())

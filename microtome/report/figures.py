@@ -15,8 +15,7 @@ from microtome.grid import Window
 from microtome.nuclei import Nuclei
 from microtome.plan import Plan
 from microtome.report.density import Density, Region, ticks
-from microtome.report.distrust import Read
-from microtome.slides.base import Level
+from microtome.slides.base import Level, Slide
 
 type Rgb = Pixels
 """(y, x, 3) uint8."""
@@ -66,8 +65,8 @@ class Field:
     per_mm2: float
 
 
-def read_overview(plan: Plan, read: Read, levels: Sequence[Level]) -> Overview:
-    """The slide at some OVERVIEW_PX, read in bands from the level next above that size."""
+def read_overview(slide: Slide, levels: Sequence[Level]) -> Overview:
+    """The slide at some OVERVIEW_PX, read in bands from that of the levels which is next above that size."""
     longer = max(levels[0].height_px, levels[0].width_px)
     fine = [number for number, level in enumerate(levels) if longer / level.downsample >= OVERVIEW_PX]
     number = fine[-1] if fine else 0
@@ -77,7 +76,7 @@ def read_overview(plan: Plan, read: Read, levels: Sequence[Level]) -> Overview:
     bands = []
     for y0 in range(0, level.height_px // step * step, rows):
         y1 = min(y0 + rows, level.height_px // step * step)
-        pixels = read(number, Window(y0, 0, y1, level.width_px // step * step))
+        pixels = slide.read(number, Window(y0, 0, y1, level.width_px // step * step))
         rgb = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
         size = rgb.shape[1] // step, rgb.shape[0] // step
         bands.append(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
@@ -141,7 +140,7 @@ def _write(sheet: Rgb, text: str, place: tuple[int, int], size: float) -> None:
     cv2.putText(sheet, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
 
 
-def show_region(plan: Plan, region: Region, read: Read, nuclei: Nuclei) -> Field:
+def show_region(plan: Plan, region: Region, slide: Slide, nuclei: Nuclei) -> Field:
     """A field at full resolution; `nuclei` are those whose outline may reach into it, or more."""
     window = region.window
     nuclei = nuclei_within(nuclei, window)
@@ -149,7 +148,7 @@ def show_region(plan: Plan, region: Region, read: Read, nuclei: Nuclei) -> Field
     area_mm2 = window.area_px * plan.pixel_area_um2 / 1e6
     return Field(
         region=region,
-        jpeg=jpeg(np.ascontiguousarray(np.moveaxis(read(0, window), 0, 2))),
+        jpeg=jpeg(np.ascontiguousarray(np.moveaxis(slide.read(0, window), 0, 2))),
         path=outline_path(nuclei, window),
         nuclei=inside,
         per_mm2=inside / area_mm2,

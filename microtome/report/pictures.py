@@ -11,23 +11,14 @@ from microtome.nuclei import Nuclei
 from microtome.plan import Plan
 from microtome.report import figures
 from microtome.report.density import Region, choose_regions, measure_density
-from microtome.report.distrust import Caution, Read, check_focus
+from microtome.report.distrust import Caution, check_focus
 from microtome.report.shard_stats import ShardStats
-from microtome.slides.base import Level
+from microtome.slides.base import Slide
 
 OVERVIEW_KEY = "report/overview.png"
 
 type NucleiIn = Callable[[Window], Nuclei]
 """Nuclei of the result whose outline may reach into a window (level-0 px); more do no harm."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sources:
-    """Where pictures come from."""
-
-    levels: tuple[Level, ...]
-    read: Read
-    nuclei_in: NucleiIn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,22 +46,21 @@ class Pictures:
 _PICTURES: TypeAdapter[Pictures] = TypeAdapter(Pictures)
 
 
-def draw_pictures(plan: Plan, stats: ShardStats, sources: Sources) -> tuple[Pictures, bytes]:
+def draw_pictures(plan: Plan, stats: ShardStats, slide: Slide, nuclei_in: NucleiIn) -> tuple[Pictures, bytes]:
     """The page's pictures, and the overview as a PNG file of its own.
 
     `stats` are those of the whole slide (`ShardStats.merge`).
     """
     # Decoding and drawing hold no lock: a core may do one half while another does the other.
     with ThreadPoolExecutor(1, thread_name_prefix="pictures") as beside:
-        focus = beside.submit(check_focus, plan, sources.read)
+        focus = beside.submit(check_focus, plan, slide.read_each)
         density = measure_density(plan, stats)
-        overview = figures.read_overview(plan, sources.read, sources.levels)
+        overview = figures.read_overview(slide, slide.levels)
         regions = choose_regions(plan, density, overview.stained)
         picture = figures.draw_density(overview, density)
         sheet = beside.submit(draw_sheet, picture, overview, regions, density.top)
         fields = tuple(
-            figures.show_region(plan, region, sources.read, sources.nuclei_in(region.window))
-            for region in regions
+            figures.show_region(plan, region, slide, nuclei_in(region.window)) for region in regions
         )
         pictures = Pictures(
             overview=figures.jpeg(picture),

@@ -14,11 +14,10 @@ import numpy as np
 from microtome.arrays import Doubles, Floats, Pixels
 from microtome.grid import Window
 from microtome.slides.base import Level, Slide
+from microtome.slides.lots import READERS
 
 BLOCK_PX = 24 << 20
 BLOCK_WIDTH_PX = 32 << 10
-READERS = 4
-"""Threads that read what a plan or a report looks at, part by part: a store far away answers them at once."""
 PART_PX = 1 << 20
 """Parts are at least so large."""
 SHRINKS = (1, 2, 4, 8)

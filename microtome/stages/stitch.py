@@ -8,6 +8,7 @@ the first id of every shard: the second paints.
 from itertools import accumulate
 
 from microtome.cluster import Cluster
+from microtome.grid import Grid
 from microtome.records import ShardReport, StageReport
 from microtome.stages import infer
 from microtome.stages.run import Run
@@ -20,7 +21,7 @@ PAINT_WORK = "microtome.work.stitch:paint_shard"
 
 
 def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
-    """Nuclei, then labels, of every shard that may hold some."""
+    """Nuclei of every shard that may hold some, then labels of those that do."""
     shards = run.shards_near_tissue()
     with_tissue = {shard.index for shard in run.shards_with_tissue()}
 
@@ -30,14 +31,12 @@ def run(run: Run, cluster: Cluster, on_shard: OnShard) -> StageReport:
     calls = [(shard.index,) for shard in shards]
     needs = Needs(lambda _: [infer.NAME], inferred_around)
     settled = sweep(run, cluster, NAME, WORK, calls, on_shard, needs=needs)
-    first = first_labels(settled.reports)
-    painted = [
-        (shard.index, tuple(first.get(near.index, 1) for near in run.plan.grid.around(shard)))
-        for shard in shards
-    ]
+    first = first_in(run.plan.grid, settled.reports)
+    # What is left out has nothing to be painted: whoever waits for it need not.
+    cluster.say_done(*((run.ref, PAINT, shard.index) for shard in shards if shard.index not in first))
     # With a cost, for what `export` does beside it has none and so goes first: no part of it can be divided.
     cost_mp = run.plan.shard_px**2 / 1e6
-    paint = sweep(run, cluster, PAINT, PAINT_WORK, painted, on_shard, cost=lambda _: cost_mp)
+    paint = sweep(run, cluster, PAINT, PAINT_WORK, list(first.items()), on_shard, cost=lambda _: cost_mp)
     return stage_report(NAME, settled, paint)
 
 
@@ -46,3 +45,18 @@ def first_labels(reports: dict[int, ShardReport]) -> dict[int, int]:
     shards = sorted(reports)
     starts = accumulate((reports[shard].nuclei for shard in shards), initial=1)
     return dict(zip(shards, starts, strict=False))
+
+
+def first_in(grid: Grid, reports: dict[int, ShardReport]) -> dict[int, dict[int, int]]:
+    """Of each shard that may not be all background: the first ids of those whose nuclei may have px in it."""
+    first = first_labels(reports)
+    found: dict[int, dict[int, int]] = {}
+    for index in sorted(reports):
+        if not reports[index].nuclei:
+            continue
+        reaches = reports[index].reaches
+        if reaches is None:
+            reaches = tuple(near.index for near in grid.around(grid[index]))
+        for near in {index, *reaches}:
+            found.setdefault(near, {})[index] = first[index]
+    return {index: found[index] for index in sorted(found)}

@@ -61,6 +61,8 @@ class Tally:
     tile_s: list[float] = field(default_factory=list)
     parts_s: dict[str, float] = field(default_factory=dict)
     keys: list[KeyRecord] = field(default_factory=list)
+    reaches: tuple[int, ...] | None = None
+    """As in `ShardReport`."""
     bad_tiles: set[BadTile] = field(default_factory=set)
 
     @contextmanager
@@ -227,6 +229,7 @@ def do_shard(ref: RunRef, name: str, work: Work, shard: int, *more: Any) -> Shar
         tile_s=tuple(tally.tile_s),
         parts_s=tally.parts_s,
         keys=tuple(tally.keys),
+        reaches=tally.reaches,
         bad_tiles=tuple(astuple(tile) for tile in sorted(tally.bad_tiles)),
     )
     if not report.bad_tiles or run.plan.slide.on_bad_tile == "blank":

@@ -9,7 +9,7 @@ from microtome.pyramid import halve_pixels
 from microtome.shards import assemble_shard
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
-from microtome.work.levels import write_levels
+from microtome.work.levels import encode_levels
 
 
 def chunk_shard(run: Run, index: int, tally: Tally) -> None:
@@ -30,7 +30,9 @@ def chunk_shard(run: Run, index: int, tally: Tally) -> None:
         with tally.timed("halve"):
             pixels = halve_pixels(pixels)
         specs = specs[1:]
-    write_levels(run, specs, (shard.row, shard.col), pixels, halve_pixels, tally)
+    encoded = encode_levels(specs, (shard.row, shard.col), pixels, halve_pixels, tally)
+    with tally.timed("write"):
+        tally.keys += run.store.put_each(encoded)
 
 
 def _copy(run: Run, copied: CopiedJpeg, spec: ArraySpec, shard: Shard, tally: Tally) -> Pixels | None:

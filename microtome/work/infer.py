@@ -75,17 +75,18 @@ def infer_shard(run: Run, index: int, tally: Tally) -> None:
 def _tiles(run: Run, shard: Shard) -> Iterator[Tile]:
     """The tiles of a shard; one is read ahead."""
     cores = run.cores(shard)
+    windows = [run.tiling.input_of(core) for core in cores]
+    tiles = read_network_pixels(run.slide, run.plan.scale, windows, run.plan.network_window)
 
-    def read(core: Window) -> Tile:
+    def read(core: Window, around: Window) -> Tile:
         began = time.perf_counter()
-        around = run.tiling.input_of(core)
-        pixels = read_network_pixels(run.slide, run.plan.scale, around, run.plan.network_window)
+        pixels = next(tiles)
         return core, around, pixels, time.perf_counter() - began
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         ahead = deque[Future[Tile]]()
-        for core in cores:
-            ahead.append(reader.submit(read, core))
+        for core, around in zip(cores, windows, strict=True):
+            ahead.append(reader.submit(read, core, around))
             if len(ahead) == 2:
                 # Not held here: who asks for tiles lets go of one's pixels before he asks for the next.
                 yield ahead.popleft().result()

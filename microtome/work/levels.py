@@ -1,23 +1,21 @@
-"""A block of pixels or labels into the levels that one task makes of it."""
+"""A block of pixels or labels as the levels that one task makes of it."""
 
 from collections.abc import Callable, Sequence
 
 from microtome.arrays import Labels, Pixels
 from microtome.ngff import ArraySpec
 from microtome.shards import encode
-from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
 
 
-def write_levels[A: (Pixels, Labels)](
-    run: Run,
+def encode_levels[A: (Pixels, Labels)](
     specs: Sequence[ArraySpec],
     place: tuple[int, int],
     block: A,
     halve: Callable[[A], A],
     tally: Tally,
-) -> None:
-    """Write a block as one shard of the first level, its half as one of the next, and so on."""
+) -> dict[str, bytes]:
+    """A block as one shard of the first level, its half as one of the next, and so on, by key."""
     encoded: dict[str, bytes] = {}
     for depth, spec in enumerate(specs):
         if depth:
@@ -25,5 +23,4 @@ def write_levels[A: (Pixels, Labels)](
                 block = halve(block)
         with tally.timed("encode"):
             encoded.update(encode(spec, *place, block))
-    with tally.timed("write"):
-        tally.keys += run.store.put_each(encoded)
+    return encoded

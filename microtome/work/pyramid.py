@@ -8,7 +8,7 @@ from microtome.shards import decode, keys_in
 from microtome.stages.pyramid import Kind, blocks_of
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally
-from microtome.work.levels import write_levels
+from microtome.work.levels import encode_levels
 from microtome.work.network import drop_network
 
 
@@ -26,6 +26,8 @@ def pyramid_block(run: Run, number: int, tally: Tally, base: int, kind: Kind, in
         return
     tally.bytes_read = sum(map(len, texts.values()))
     if kind == "pixels":
-        write_levels(run, above, place, halve_pixels(finer), halve_pixels, tally)
+        encoded = encode_levels(above, place, halve_pixels(finer), halve_pixels, tally)
     else:
-        write_levels(run, above, place, halve_labels(finer), halve_labels, tally)
+        encoded = encode_levels(above, place, halve_labels(finer), halve_labels, tally)
+    with tally.timed("write"):
+        tally.keys += run.store.put_each(encoded)

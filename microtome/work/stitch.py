@@ -1,24 +1,25 @@
 """stitch, one shard: its own nuclei first; then, once all ids are known, its labels and outlines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from microtome import seams
 from microtome.export import geojson_features
-from microtome.grid import Shard, Window
+from microtome.grid import Shard
 from microtome.ngff import TASK_LEVELS, label_arrays
 from microtome.nuclei import Nuclei
 from microtome.polygons import paint
 from microtome.pyramid import halve_labels
+from microtome.records import ShardReport
 from microtome.report.shard_stats import ShardStats
 from microtome.seams import Crossing, Part, part_from_bytes
-from microtome.stages import infer
+from microtome.stages import infer, stitch
 from microtome.stages.run import Run
 from microtome.stages.sweep import Tally, TooEarly
 from microtome.stardist import Candidates
 from microtome.work.infer import part_key
-from microtome.work.levels import write_levels
+from microtome.work.levels import encode_levels
 from microtome.work.network import drop_network
 
 
@@ -66,56 +67,63 @@ def settle_shard(run: Run, index: int, tally: Tally) -> None:
         tally.is_widened = len(parts) > len(plan.grid.around(shard))
     with tally.timed("outline"):
         nuclei = seams.own_nuclei(settled, shard.window, plan.scale, plan.grid.window)
+        crossing = Crossing.of(nuclei, shard.window)
     tally.nuclei = len(nuclei)
     tally.pixels = shard.window.area_px
+    tally.reaches = tuple(
+        near.index
+        for near in plan.grid.around(shard)
+        if near != shard and len(crossing.into(near.window).rows)
+    )
+    left = {}
     with tally.timed("write"):
-        stats = ShardStats.of(plan, shard, nuclei)
-        left = {
-            nuclei_key(shard): nuclei.to_bytes(),
-            crossing_key(shard): Crossing.of(nuclei, shard.window).to_bytes(),
-            stats_key(shard): stats.to_bytes(),
-        }
+        if len(nuclei):
+            left[nuclei_key(shard)] = nuclei.to_bytes()
+            left[stats_key(shard)] = ShardStats.of(plan, shard, nuclei).to_bytes()
+        if tally.reaches:
+            left[crossing_key(shard)] = crossing.to_bytes()
         tally.keys += run.store.put_each(left)
 
 
-def paint_shard(run: Run, index: int, tally: Tally, first: tuple[int, ...]) -> None:
+def paint_shard(run: Run, index: int, tally: Tally, first: Mapping[int, int]) -> None:
     """Labels of a shard, and its outlines for QuPath.
 
-    `first` holds the first ids of the shards around it, in index order.
+    `first` holds the first ids of those shards whose nuclei may have px in this one; of itself too, if it
+    has nuclei.
     """
     drop_network()
     plan, shard = run.plan, run.plan.grid[index]
-    starts = dict(zip(plan.grid.around(shard), first, strict=True))
-    start = starts.pop(shard)
-    with tally.timed("read"):
-        (nuclei,) = read_nuclei_parts(run, [shard])
-        crossing = _crossing_of(run, list(starts), shard.window)
-    ids = [np.arange(start, start + len(nuclei)), *(starts[near] + part.rows for near, part in crossing)]
-    seen = Nuclei.concatenate([nuclei, *(part.nuclei for _, part in crossing)])
     tally.pixels = shard.window.area_px
-    if len(seen):  # else all of it is background, which is not written
-        with tally.timed("paint"):
-            labels = paint(seen, np.concatenate(ids).astype(np.uint32), shard.window)
-        specs = label_arrays(plan)[: 1 + TASK_LEVELS]
-        write_levels(run, specs, (shard.row, shard.col), labels, halve_labels, tally)
-    with tally.timed("outline"):
-        features = geojson_features(nuclei, start, plan.slide.mpp, plan.slide.identity)
+    keys = {near: (nuclei_key if near == index else crossing_key)(plan.grid[near]) for near in first}
+    with tally.timed("read"):
+        texts = run.store.get_each(list(keys.values()))
+    nuclei = Nuclei.from_bytes(texts[keys[index]]) if index in first else Nuclei.empty()
+    crossing = {near: Crossing.from_bytes(texts[key]) for near, key in keys.items() if near != index}
+    into = {near: part.into(shard.window) for near, part in crossing.items()}
+    seen = Nuclei.concatenate([nuclei, *(part.nuclei for part in into.values())])
+    ids = [first.get(index, 0) + np.arange(len(nuclei)), *(first[near] + into[near].rows for near in into)]
+    with tally.timed("paint"):
+        labels = paint(seen, np.concatenate(ids).astype(np.uint32), shard.window)
+    specs = label_arrays(plan)[: 1 + TASK_LEVELS]
+    left = encode_levels(specs, (shard.row, shard.col), labels, halve_labels, tally)
+    if len(nuclei):
+        with tally.timed("outline"):
+            outlined = geojson_features(nuclei, first[index], plan.slide.mpp, plan.slide.identity)
+            left[features_key(shard)] = outlined
     with tally.timed("write"):
-        tally.keys.append(run.store.put(features_key(shard), features))
+        tally.keys += run.store.put_each(left)
 
 
-def read_nuclei_parts(run: Run, shards: Sequence[Shard]) -> list[Nuclei]:
-    """The final nuclei of each shard; none where it is too far from tissue to have some."""
-    texts = run.store.get_each([nuclei_key(shard) for shard in shards if shard.index in run.near_tissue])
-    found = (texts.get(nuclei_key(shard)) for shard in shards)
-    return [Nuclei.empty() if text is None else Nuclei.from_bytes(text) for text in found]
+def nuclei_reports(run: Run) -> dict[int, ShardReport]:
+    """What `stitch`, which must be complete, says of those shards that have nuclei, by index, in order."""
+    reports = run.store.recorded(stitch.NAME)
+    return {index: reports[index] for index in sorted(reports) if reports[index].nuclei}
 
 
-def _crossing_of(run: Run, shards: Sequence[Shard], window: Window) -> list[tuple[Shard, Crossing]]:
-    """What reaches into a window, of each of those shards that may have nuclei."""
-    near = [shard for shard in shards if shard.index in run.near_tissue]
-    texts = run.store.get_each([crossing_key(shard) for shard in near])
-    return [(shard, Crossing.from_bytes(texts[crossing_key(shard)]).into(window)) for shard in near]
+def read_nuclei(run: Run, shards: Sequence[int]) -> list[Nuclei]:
+    """The final nuclei of shards that have some."""
+    texts = run.store.get_each([nuclei_key(run.plan.grid[index]) for index in shards])
+    return [Nuclei.from_bytes(text) for text in texts.values()]
 
 
 def _candidates_of(run: Run, shards: Sequence[Shard], tally: Tally) -> list[Part]:

@@ -77,10 +77,12 @@ def test_the_pixels_of_a_tile_are_gone_once_the_network_has_seen_them(field_plan
         seen.setdefault(places["core"], [pixels() is None for pixels in held])
         return stardist.decode(*results, **places)
 
-    def read(*asked):
-        pixels = read_network_pixels(*asked)
+    def watched(pixels):
         held.append(weakref.ref(pixels))
         return pixels
+
+    def read(*asked):
+        return map(watched, read_network_pixels(*asked))
 
     monkeypatch.setattr(infer, "decode", decode)
     monkeypatch.setattr(infer, "read_network_pixels", read)

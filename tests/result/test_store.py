@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,6 +69,21 @@ def test_a_bucket_is_sent_several_keys_at_once():
 
     Waiting("s3://results/any").put_each({"a": b"", "b": b"", "c": b""})
     assert sorted(sent) == ["a", "b", "c"]
+
+
+def test_where_one_of_several_keys_fails_all_have_ended_before_it_is_said():
+    sent = []
+
+    class Failing(Bucket):
+        def put(self, key: str, data: bytes) -> None:
+            if key == "a":
+                raise OSError("refused")
+            time.sleep(0.2)
+            sent.append(key)
+
+    with pytest.raises(OSError, match="refused"):
+        Failing("s3://results/any").put_each({"a": b"", "b": b"", "c": b""})
+    assert sorted(sent) == ["b", "c"], "they would be written after the shard was given up"
 
 
 def test_one_of_several_keys_that_cannot_be_written_is_an_error(s3):

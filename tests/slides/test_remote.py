@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from microtome.errors import NeedsLocalCopy, SlideNotFound, SlideUnreachable
-from microtome.grid import Window
+from microtome.grid import Scale, Window
+from microtome.options import Options
+from microtome.plan import make_plan
+from microtome.report.distrust import BLUR_FIELDS, check_focus
 from microtome.s3 import S3Bucket
 from microtome.slides import open_slide
 from microtome.slides.source import RemoteSource, coalesce
 from microtome.stain import find_limits, sampled
 from microtome.tissue import find_tissue
+from microtome.work.pixels import read_network_pixels
 from tests.s3 import S3Server
 
 
@@ -50,23 +54,61 @@ def test_tiles_are_copied_from_s3_in_one_reading(s3: S3Server, tcga_slide: Path)
         assert tiles == local.copy_jpeg(window)
 
 
-def test_limits_of_a_slide_on_s3_are_found_by_few_requests(
-    s3: S3Server, tcga_slide: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(tcga_slide, s3.make_bucket("slides") / "a.tif")
-    requests: list[int] = []
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many ranges each call has asked a server for."""
+    counts: list[int] = []
     get_ranges = S3Bucket.get_ranges
 
     def counted(bucket: S3Bucket, key: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-        requests.append(len(starts))
+        counts.append(len(starts))
         return get_ranges(bucket, key, starts, ends)
 
+    monkeypatch.setattr(S3Bucket, "get_ranges", counted)
+    return counts
+
+
+def test_limits_of_a_slide_on_s3_are_found_by_few_requests(
+    s3: S3Server, tcga_slide: Path, requests: list[int]
+) -> None:
+    shutil.copy(tcga_slide, s3.make_bucket("slides") / "a.tif")
     with open_slide("s3://slides/a.tif") as remote, open_slide(str(tcga_slide)) as local:
         tissue = find_tissue(local)
-        monkeypatch.setattr(S3Bucket, "get_ranges", counted)
+        requests.clear()
         assert find_limits(remote, tissue, 1.0, 99.8) == find_limits(local, tissue, 1.0, 99.8)
     # A row of tiles across several squares is one request; by squares alone there are 240.
     assert sum(requests) < len(sampled(tissue, 256)) // 2
+
+
+def test_tiles_of_a_shard_on_s3_are_read_by_few_requests(
+    s3: S3Server, tcga_slide: Path, requests: list[int]
+) -> None:
+    shutil.copy(tcga_slide, s3.make_bucket("slides") / "a.tif")
+    whole = Window(0, 0, 8192, 8192)
+    tiles = [Window(y, x, y + 2240, x + 2240) for y in (2048, 4096) for x in (2048, 4096)]
+    with open_slide("s3://slides/a.tif") as remote, open_slide(str(tcga_slide)) as local:
+        requests.clear()
+        one_by_one = [next(read_network_pixels(remote, Scale(1, 1), [tile], whole)) for tile in tiles]
+        apart = sum(requests)
+        requests.clear()
+        together = list(read_network_pixels(remote, Scale(1, 1), tiles, whole))
+        assert len(requests) == 1
+        assert sum(requests) < 0.6 * apart
+        for tile, pixels, same in zip(tiles, together, one_by_one, strict=True):
+            assert np.array_equal(pixels, local.read(0, tile))
+            assert np.array_equal(same, pixels)
+
+
+def test_whether_a_slide_on_s3_is_sharp_is_found_by_few_requests(
+    s3: S3Server, tcga_slide: Path, requests: list[int]
+) -> None:
+    shutil.copy(tcga_slide, s3.make_bucket("slides") / "a.tif")
+    plan = make_plan(str(tcga_slide), Options(precision="f32"))
+    with open_slide("s3://slides/a.tif") as remote, open_slide(str(tcga_slide)) as local:
+        requests.clear()
+        assert check_focus(plan, remote.read_each) == check_focus(plan, local.read_each)
+    # A field at a time it takes 132.
+    assert sum(requests) < BLUR_FIELDS // 2
 
 
 def test_a_dicom_folder_on_s3_opens(s3: S3Server, cmu_dicom: Path) -> None:
