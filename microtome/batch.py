@@ -12,7 +12,7 @@ from microtome.claim import claimed
 from microtome.cluster import Cluster, ClusterSpec, connect
 from microtome.console import ProgressView
 from microtome.copying import CANNOT
-from microtome.errors import MicrotomeError
+from microtome.errors import MicrotomeError, SameResult
 from microtome.options import Options
 from microtome.pipeline import Prepared, State, finish, is_published, prepare, result_uri
 from microtome.report.summary import Summary, read_summary, summary_json
@@ -65,8 +65,9 @@ def segment_slides(
     outcomes = []
     with ExitStack() as stack:
         shared = _Shared(spec, stack)
+        taken: dict[str, str] = {}
         for slide in slides:
-            outcomes.append(_segment_one(slide, folder, options, shared, overwrite))
+            outcomes.append(_segment_one(slide, folder, options, shared, overwrite, taken))
     if as_json:
         summaries = [json.loads(summary_json(o.summary)) for o in outcomes if o.summary is not None]
         if summaries or len(slides) > 1:
@@ -77,12 +78,18 @@ def segment_slides(
     return next((code for code in (FAILED, USERS_MISTAKE) if code in codes), DONE)
 
 
-def _segment_one(slide: str, folder: str, options: Options, shared: _Shared, overwrite: bool) -> Outcome:
+def _segment_one(
+    slide: str, folder: str, options: Options, shared: _Shared, overwrite: bool, taken: dict[str, str]
+) -> Outcome:
+    """`taken` holds the results of the slides before it, and whose they are."""
     began = time.perf_counter()
     try:
+        uri = result_uri(slide, folder)
+        if taken.setdefault(uri, slide) != slide:
+            raise SameResult(slide, taken[uri], uri)
         if overwrite or not is_published(slide, folder):
             shared.begin()
-        with claimed(result_uri(slide, folder), lambda: _say_waiting(slide)) as claim:
+        with claimed(uri, lambda: _say_waiting(slide)) as claim:
             prepared = prepare(slide, folder, options, overwrite=overwrite, claim=claim)
             with ProgressView() as view:
                 summary = _run(prepared, shared, view)
@@ -116,7 +123,7 @@ def _run(prepared: Prepared, shared: _Shared, view: ProgressView) -> Summary:
             f"{plan.model.name} {plan.model.version} in {plan.model.precision}"
             + (", resumed" if prepared.state is State.RESUMED else "")
         )
-        if plan.copied is not None or plan.why_pixels.startswith(CANNOT):
+        if plan.copied is not None or plan.pixels == "none" or plan.why_pixels.startswith(CANNOT):
             view.line(f"pixels  {plan.pixels_in_words}")
         summary = finish(prepared, shared.get(), view)
         view.line(

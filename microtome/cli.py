@@ -203,12 +203,14 @@ def export(
         Path,
         typer.Option("-o", "--output", metavar="FILE", help="Replaced if it is there; .gz is compressed."),
     ],
-    format: Annotated[Literal["geojson", "geoparquet", "csv"], typer.Option()] = "geojson",
+    format: Annotated[
+        Literal["geojson", "geoparquet", "csv"] | None, typer.Option(help="By default as FILE ends.")
+    ] = None,
 ) -> None:
     """Write the nuclei of a result in another format."""
     from microtome.export import Format, export_result
 
-    print(f"{export_result(result, Format(format), output):,} nuclei in {output}")
+    print(f"{export_result(result, Format(format) if format else None, output):,} nuclei in {output}")
 
 
 @app.command()
@@ -308,6 +310,8 @@ class Interrupted(BaseException):
 @contextmanager
 def _interruptible() -> Iterator[None]:
     def interrupt(signum: int, frame: object) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_IGN)  # once is enough: what is under way is ended in order
         raise Interrupted
 
     before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}

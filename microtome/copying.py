@@ -104,6 +104,8 @@ def find_copy(slide: Slide, shard_px: int) -> CopiedJpeg:
 
 def in_words(kept: PixelsOption, why: str, copied: CopiedJpeg | None) -> str:
     """For people: what is kept, why, and who can open it where not everyone can."""
+    if kept == "none":
+        return f"{kept}: {why}; labels and tables only: what opens an image opens labels/nuclei in the result"
     if copied is None:
         return f"{kept}: {why}"
     return (

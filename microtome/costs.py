@@ -42,7 +42,7 @@ WORKER_BYTES = {
         Precision.BF16: 1_300_000_000,
         Precision.INT8: 1_100_000_000,
     },
-    EngineName.UNET: {Precision.F32: 900_000_000, Precision.INT8: 700_000_000},
+    EngineName.UNET: {Precision.F32: 700_000_000, Precision.INT8: 450_000_000},
 }
 
 

@@ -4,6 +4,8 @@ One class a cause. `super().__init__` gets what `__init__` got, or the error can
 unpickled from a worker.
 """
 
+from pathlib import Path
+
 
 class MicrotomeError(Exception):
     """A mistake in the input or the options: what, where, and what to do about it."""
@@ -143,7 +145,18 @@ class NoResultHere(MicrotomeError):
         self.uri = uri
 
     def __str__(self) -> str:
+        if "://" not in self.uri and not Path(self.uri).exists():
+            return f"there is no {self.uri}; give the folder of a result, NAME.ome.zarr"
         return f"{self.uri} is no result of microtome's (it has no plan.json); give a NAME.ome.zarr"
+
+
+class SameResult(MicrotomeError):
+    def __init__(self, slide: str, other: str, uri: str) -> None:
+        super().__init__(slide, other, uri)
+        self.slide, self.other, self.uri = slide, other, uri
+
+    def __str__(self) -> str:
+        return f"{self.slide} and {self.other} would both be {self.uri}; give each a folder of its own by -o"
 
 
 class ModelNotFound(MicrotomeError):

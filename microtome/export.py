@@ -76,6 +76,15 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+ENDINGS = {
+    ".geojson": Format.GEOJSON,
+    ".json": Format.GEOJSON,
+    ".parquet": Format.GEOPARQUET,
+    ".geoparquet": Format.GEOPARQUET,
+    ".csv": Format.CSV,
+}
+
+
 class GeoParquetWriter:
     """GeoParquet 1.1 without a coordinate system (pixels), one row group a shard that has nuclei.
 
@@ -215,11 +224,13 @@ def _gzip(text: bytes) -> bytes:
     return bytes(imagecodecs.gzip_encode(text, level=GZIP_LEVEL))
 
 
-def export_result(uri: str, format: Format, path: Path) -> int:
+def export_result(uri: str, format: Format | None, path: Path) -> int:
     """Write the nuclei of a result to a local file, whole or not at all; returns how many there are.
 
     Parameters
     ----------
+    format
+        None: as the file's name ends.
     path
         Replaced if it exists. A name that ends in `.gz` gets a gzip file (GeoJSON and CSV).
 
@@ -231,6 +242,8 @@ def export_result(uri: str, format: Format, path: Path) -> int:
         If it has no table yet.
     ResultUnreachable
         If its store cannot be asked.
+    OptionError
+        If the path is a folder, or its name ends in what no format is known by.
     NoSpaceLeft, CannotWrite
         If the file cannot be written.
     """
@@ -243,6 +256,12 @@ def export_result(uri: str, format: Format, path: Path) -> int:
     path = path.absolute()
     if path.is_dir():
         raise OptionError("-o", path, "a file; this is a folder")
+    if format is None:
+        format = ENDINGS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+    if format is None:
+        raise OptionError(
+            "-o", path.name, f"a name that ends in {', '.join(ENDINGS)}, unless --format says what"
+        )
     with Folder(path.parent).writing(path.name) as file:
         _EXPORTS[format](store, path, file)
     with store.reading(TABLE) as source:

@@ -6,7 +6,8 @@ imports go on while the command line imports and plans.
 
 import multiprocessing
 import os
-from multiprocessing import forkserver
+import signal
+from multiprocessing import forkserver, resource_tracker
 
 PRELOAD = ["microtome.preload"]
 
@@ -26,13 +27,21 @@ ENVIRONMENT = {
 
 
 def start() -> None:
-    """Start it, unless it runs; it ends with this process."""
+    """Start it, unless it runs; it ends with this process.
+
+    A Ctrl-C, which a terminal sends to all processes, is not for those that are forked from it: whoever
+    started them ends them in order.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     ours = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     os.environ.update(ENVIRONMENT)
+    resource_tracker.ensure_running()  # the fork server starts it if nobody has, and that unblocks signals
+    # Who is started inherits what is blocked here.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name in ENVIRONMENT:
             del os.environ[name]
         os.environ.update(ours)

@@ -32,6 +32,6 @@ def inspect_slide(uri: str, options: Options) -> str:
             f"a run      {costs.shards:,} shards, {costs.shards_with_tissue:,} with tissue; "
             f"{costs.tiles:,} tiles, {costs.network_px / 1e6:,.0f} MP for the network; "
             f"about {costs.duration} on this machine ({cores()} cores), "
-            f"{costs.disk_bytes / 1e9:,.2g} GB, peak {costs.worker_bytes / 1e9:.1f} GB a worker",
+            f"{costs.disk_bytes / 1e9:,.2g} GB of disk, peak {costs.worker_bytes / 1e9:.2g} GB a worker",
         ]
     )

@@ -6,6 +6,7 @@ must be the same bytes on every run.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -115,6 +116,13 @@ class StageReport:
             tile_s=Latency.of([second for report in reports for second in report.tile_s]),
             parts_s={kind: sum(report.parts_s.get(kind, 0.0) for report in reports) for kind in kinds},
         )
+
+
+def most_at_once(reports: Sequence[ShardReport]) -> int:
+    """Workers of a run, however often it was started: shards worked on at the same time, at most."""
+    ends = [(report.began_s + report.seconds, -1) for report in reports]
+    begins = [(report.began_s, 1) for report in reports]
+    return max(accumulate((step for _, step in sorted(ends + begins)), initial=0))
 
 
 def busy_s(reports: Sequence[ShardReport]) -> float:

@@ -255,10 +255,12 @@ def result_uri(slide_uri: str, folder: str) -> str:
     Raises
     ------
     OptionError
-        If the folder is empty, which would be the root of the disk, or a bucket without a name.
+        If the folder is empty, which would be the root of the disk, a bucket without a name, or a file.
     """
     if not folder or folder.rstrip("/") == "s3:":
         raise OptionError("-o", repr(folder), "a folder or s3://bucket/prefix")
+    if "://" not in folder and Path(folder).is_file():
+        raise OptionError("-o", folder, "a folder; this is a file")
     name = slide_uri.rstrip("/").rsplit("/", 1)[-1]
     stem = name.rsplit(".", 1)[0] if "." in name.lstrip(".") else name
     return f"{folder.rstrip('/')}/{stem}{RESULT_SUFFIX}"

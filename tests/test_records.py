@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from microtome.records import Latency, ShardReport, StageReport, busy_s
+from microtome.records import Latency, ShardReport, StageReport, busy_s, most_at_once
 from microtome.stages import sweep
 from microtome.stages.sweep import Tally
 
@@ -15,6 +15,13 @@ def test_time_in_which_nothing_ran_does_not_count():
     overlapping = [report(0, 0.0, 10.0), report(1, 5.0, 10.0)]
     after_a_pause = report(2, 100.0, 1.0)
     assert busy_s([after_a_pause, *overlapping]) == 16.0
+
+
+def test_workers_are_those_that_work_at_the_same_time():
+    first_start = [report(shard, 1.0 * shard, 1.9, worker=f"{shard % 2}") for shard in range(4)]
+    second_start = [report(shard, 50.0 + shard, 1.9, worker=f"other {shard % 2}") for shard in range(4)]
+    assert most_at_once(first_start + second_start) == 2
+    assert most_at_once([]) == 0
 
 
 def test_a_stage_is_the_sum_of_its_shards():

@@ -89,6 +89,7 @@ class RunFacts:
     """In which at least one worker was at work on a shard; pauses between two starts do not count."""
     machine: Machine
     workers: int
+    """At work at the same time, at most."""
     command: str
     """That makes the result again."""
     made_at: datetime

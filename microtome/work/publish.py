@@ -8,7 +8,7 @@ from microtome.errors import SlideChanged
 from microtome.model import models_folder
 from microtome.ngff import metadata
 from microtome.plan import Plan
-from microtome.records import ShardReport, StageReport, busy_s
+from microtome.records import ShardReport, StageReport, busy_s, most_at_once
 from microtome.report.page import write_report
 from microtome.report.pictures import Pictures
 from microtome.report.shard_stats import ShardStats
@@ -66,7 +66,7 @@ def _facts(plan: Plan, store: ResultStore, reports: dict[str, list[ShardReport]]
         stages=tuple(sorted(stages, key=lambda stage: NAMES.index(stage.stage))),
         wall_s=busy_s(everything),
         machine=machine_record(),
-        workers=len({shard.worker for shard in everything}),
+        workers=most_at_once(everything),
         command=command_of(plan, store.uri),
         made_at=datetime.now(UTC),
     )

@@ -94,6 +94,34 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(mistake, scene, microtome, tm
         assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_is_a_file_is_refused(scene, microtome, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = microtome("segment", scene / "small.png", "-o", tmp_path / "notes.txt", *FAST)
+    assert code == 2
+    assert "notes.txt, but must be a folder; this is a file" in err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_of_two_slides_of_one_name_the_second_is_refused(scene, small_result, microtome, tmp_path):
+    (tmp_path / "small.tif").write_bytes((scene / "small.png").read_bytes())
+    both = [scene / "small.png", tmp_path / "small.tif"]
+    code, _, err = microtome("segment", *both, "-o", small_result, "--overwrite", *FAST)
+    assert code == 2
+    words = " ".join(err.split())
+    assert (
+        f"{both[1]} and {both[0]} would both be {small_result / 'small.ome.zarr'}; give each a folder"
+        in words
+    )
+    assert microtome("verify", small_result / "small.ome.zarr")[0] == 0
+
+
+@pytest.mark.parametrize("asked", ["verify", "export"])
+def test_a_result_that_is_not_there_is_said_not_to_be(asked, microtome, tmp_path):
+    code, _, err = microtome(asked, tmp_path / "nope", *(["-o", tmp_path / "n.csv"] * (asked == "export")))
+    assert code == 2
+    assert f"there is no {tmp_path / 'nope'}; give the folder of a result" in " ".join(err.split())
+
+
 @pytest.mark.parametrize("nowhere", ["", "s3://"])
 def test_an_output_that_names_no_place_is_refused(nowhere, scene, microtome, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -280,6 +308,22 @@ def test_export_writes_every_nucleus(format, small_result, microtome, tmp_path):
     else:
         geopandas = pytest.importorskip("geopandas")
         assert len(geopandas.read_parquet(path)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("n.csv", b"label,"), ("n.CSV.gz", b"\x1f\x8b"), ("n.parquet", b"PAR1"), ("n.geojson", b'{"type"')],
+)
+def test_a_file_is_exported_as_its_name_ends(name, begins, small_result, microtome, tmp_path):
+    assert microtome("export", small_result / "small.ome.zarr", "-o", tmp_path / name)[0] == 0
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+def test_a_name_that_no_format_is_known_by_is_refused(small_result, microtome, tmp_path):
+    code, _, err = microtome("export", small_result / "small.ome.zarr", "-o", tmp_path / "n.shp")
+    assert code == 2
+    assert "a name that ends in .geojson" in " ".join(err.split())
+    assert not (tmp_path / "n.shp").exists()
 
 
 def test_doctor_says_which_precision_will_be_used(microtome):

@@ -1,5 +1,6 @@
 """Killed at any moment and started again: only what is missing runs, and the bytes are the same."""
 
+import json
 import os
 import shutil
 import signal
@@ -29,17 +30,18 @@ def finished(store: ResultStore, sweep: str) -> dict[int, ShardReport]:
     return store.recorded(sweep)
 
 
-def kill_when(process: subprocess.Popen, reached, signum=signal.SIGKILL) -> None:
-    """Send the signal to the run and, if it is SIGKILL, to its workers: nobody gets to tidy up."""
+def wait_until(process: subprocess.Popen, reached) -> None:
     until = time.monotonic() + PATIENCE_S
     while not reached():
         assert process.poll() is None, f"ended with {process.returncode} before it could be killed"
         assert time.monotonic() < until, "never got that far"
         time.sleep(0.01)
-    if signum == signal.SIGKILL:
-        os.killpg(process.pid, signum)
-    else:
-        process.send_signal(signum)
+
+
+def kill_when(process: subprocess.Popen, reached) -> None:
+    """The run and its workers: nobody gets to tidy up."""
+    wait_until(process, reached)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)
 
 
@@ -115,12 +117,29 @@ def test_a_killed_worker_costs_its_shard_and_changes_no_byte(field, undisturbed,
     assert digests(store) == digests(undisturbed)
 
 
-def test_interrupted_it_says_how_to_go_on_and_keeps_what_is_finished(field, tmp_path):
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+
+
+def press_ctrl_c_twice(process):
+    """A terminal sends it to the command and to all that it has started."""
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.15)
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("interrupt", [stop, press_ctrl_c_twice])
+def test_interrupted_it_says_how_to_go_on_and_keeps_what_is_finished(interrupt, field, tmp_path):
     store = ResultStore(str(tmp_path / "field.ome.zarr"))
     with open(tmp_path / "log", "w") as log:
         run = subprocess.Popen(command(field, tmp_path), start_new_session=True, stderr=log)
-        kill_when(run, lambda: finished(store, "infer"), signal.SIGTERM)
+        wait_until(run, lambda: finished(store, "infer"))
+        interrupt(run)
+        run.wait(30)
     assert run.returncode == 130
-    assert "to go on, give the same command again" in (tmp_path / "log").read_text()
+    last = "interrupted; what is finished is kept: to go on, give the same command again\n"
+    assert (tmp_path / "log").read_text().endswith(last)
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert finished(store, "chunk")
+    subprocess.run(command(field, tmp_path), check=True, capture_output=True)
+    assert json.loads(store.get("report/summary.json"))["workers"] == 2, "of both starts together"
