@@ -43,6 +43,8 @@ class ProgressView:
             print(text, file=self._stream, flush=True)
 
     def __call__(self, progress: Progress) -> None:
+        if not progress.of:
+            return  # a stage with nothing to do, as `chunk` with `--pixels none`
         now = time.perf_counter()
         began_s, began_px = now, progress.pixels
         if report := progress.report:  # not before: a stage may wait for others

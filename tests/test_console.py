@@ -34,3 +34,10 @@ def test_on_a_terminal_stages_stand_in_their_order_whichever_began():
     last = stream.getvalue().rsplit("\x1b[2K", 1)[-1]
     places = [last.index(f"{stage} ") for stage in ("chunk", "stitch", "stitch.paint", "export")]
     assert places == sorted(places)
+
+
+def test_a_stage_with_nothing_to_do_is_not_shown():
+    stream = io.StringIO()
+    with ProgressView(stream) as view:
+        view(progress("chunk", 0, 0))
+    assert stream.getvalue() == ""
