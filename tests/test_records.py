@@ -59,3 +59,19 @@ def test_of_items_only_their_making_is_that_kind_of_work(monkeypatch):
         seen.append(number)
     assert seen == [0, 1, 2]
     assert tally.parts_s == {"network": 7.0, "decode": 30.0}
+
+
+def test_what_is_read_within_other_work_is_reading(monkeypatch):
+    now_s, tally = [0.0], Tally()
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    for _ in range(2):
+        with tally.timed("suppress"):
+            now_s[0] += 1
+            with tally.timed("read"):
+                now_s[0] += 20
+            with tally.timed("read"):
+                now_s[0] += 30
+            now_s[0] += 4
+    with tally.timed("write"):
+        now_s[0] += 7
+    assert tally.parts_s == {"suppress": 10.0, "read": 100.0, "write": 7.0}

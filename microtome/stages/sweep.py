@@ -64,15 +64,20 @@ class Tally:
     reaches: tuple[int, ...] | None = None
     """As in `ShardReport`."""
     bad_tiles: set[BadTile] = field(default_factory=set)
+    _within_s: float = 0.0
+    """Of the innermost block that is being timed: what blocks within it took."""
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Add the block's seconds to that kind of work."""
+        """Add the block's seconds to that kind of work, but not those that a block within it counts."""
         began = time.perf_counter()
+        around_s, self._within_s = self._within_s, 0.0
         try:
             yield
         finally:
-            self.parts_s[part] = self.parts_s.get(part, 0.0) + time.perf_counter() - began
+            took_s = time.perf_counter() - began
+            self.parts_s[part] = self.parts_s.get(part, 0.0) + took_s - self._within_s
+            self._within_s = around_s + took_s
 
     def timed_each[T](self, part: str, items: Iterator[T]) -> Iterator[T]:
         """The items; to make them is that kind of work."""

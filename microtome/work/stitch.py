@@ -53,7 +53,8 @@ def settle_shard(run: Run, index: int, tally: Tally) -> None:
     def read_parts(shards: Sequence[Shard]) -> list[Part]:
         if parts and not run.store.is_closed(infer.NAME):
             raise TooEarly
-        found = _candidates_of(run, shards, tally)
+        with tally.timed("read"):
+            found = _candidates_of(run, shards, tally)
         parts.update(zip((near.index for near in shards), found, strict=True))
         return found
 
